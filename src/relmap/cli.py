@@ -1,0 +1,226 @@
+"""The command line: the library's verbs as commands, and nothing of its own.
+
+Every choice (methods, models, targets, ...) is looked up in a registry by the function that is
+called, so a new file in a room is on the command line at once. What the library refuses becomes
+one red line and exit code 2; anything else is a bug and keeps its traceback.
+"""
+
+import ast
+import contextlib
+import importlib
+import importlib.metadata
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from relmap.disk import to_json
+from relmap.errors import InputError, RelmapError
+
+if TYPE_CHECKING:
+    import torch
+
+    from relmap.attribution import Attribution
+
+REGISTRIES = {
+    "methods": "METHODS",
+    "models": "SOURCES",
+    "targets": "TARGETS",
+    "metrics": "METRICS",
+    "data": "DATA",
+    "backwards": "BACKWARDS",
+}
+
+
+class Commands(typer.core.TyperGroup):
+    """Commands whose expected errors are a sentence on stderr instead of a traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command; exit with code 2 where relmap refuses."""
+        try:
+            return super().invoke(ctx)
+        except RelmapError as error:
+            message = Text(f"error: {' '.join(str(error).split())}", style="red")
+            Console(stderr=True, soft_wrap=True).print(message)
+            raise typer.Exit(2) from None
+
+
+app = typer.Typer(
+    cls=Commands,
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Which image patches and which words made an attention model say this.",
+)
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> bool:
+    if wanted:
+        typer.echo(f"relmap {importlib.metadata.version('relmap')}")
+        raise typer.Exit
+    return wanted
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and leave."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def explain(
+    model: Annotated[
+        str, typer.Option(help="Hub id, local folder, 'timm:...' or 'open_clip:...'.")
+    ],
+    image: Annotated[str | None, typer.Option(help="Picture file.")] = None,
+    text: Annotated[str | None, typer.Option(help="Text, or the question about it.")] = None,
+    audio: Annotated[str | None, typer.Option(help="Sound file.")] = None,
+    method: Annotated[str | None, typer.Option(help="See 'relmap list methods'.")] = None,
+    target: Annotated[
+        str | None, typer.Option(help="Class number or label; without it, the prediction.")
+    ] = None,
+    backward: Annotated[str | None, typer.Option(help="See 'relmap list backwards'.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(help="Option of the method, name=value; repeatable.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="For example cuda:0.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="For example bfloat16.")] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Write a .png, .safetensors or .json file.")
+    ] = None,
+    top: Annotated[int, typer.Option(min=1, help="How many tokens to print.")] = 5,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON alone.")] = False,
+    trust_remote_code: Annotated[
+        bool, typer.Option("--trust-remote-code", help="Run code that the model brings.")
+    ] = False,
+) -> None:
+    """Explain one prediction: print the most relevant tokens, write the picture."""
+    given = {"image": image, "text": text, "audio": audio, "method": method, "backward": backward}
+    settings = {name: value for name, value in given.items() if value is not None}
+    if not {"image", "text", "audio"} & settings.keys():
+        raise InputError("nothing to explain: give --image, --text or --audio")
+    for name, value in _pairs(option or []).items():
+        if name in (*given, "target", "model"):
+            raise InputError(f"{name!r} is no option of a method: use --{name}")
+        settings[name] = value
+    # Libraries below may print; with --json nothing but JSON may reach stdout.
+    with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+        import relmap
+
+        _check_ending(output)
+        loaded = relmap.load(
+            model, device=device, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
+        )
+        result = relmap.explain(loaded, target=_target(target), **settings)
+        if output is not None:
+            result.save(output)
+    if json:
+        typer.echo(to_json(result.to_dict(), indent=1))
+    else:
+        _report(result, top, output)
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=", ".join(REGISTRIES))],
+) -> None:
+    """Print every name of one kind with a sentence and its reference."""
+    if kind not in REGISTRIES:
+        raise InputError(f"there is no list of {kind!r}; there are {', '.join(REGISTRIES)}")
+    entries = getattr(importlib.import_module(f"relmap.{kind}"), REGISTRIES[kind]).entries()
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        reference = f" [{entry.reference}]" if entry.reference else ""
+        # Plain echo on purpose: rich would wrap or cut the line to the width of a pipe.
+        typer.echo(f"{entry.name:{width}}  {entry.about}{reference}".rstrip())
+
+
+def _pairs(options: list[str]) -> dict[str, Any]:
+    """Read name=value; values are Python literals where they can be, else strings."""
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals or not name.strip().isidentifier():
+            raise InputError(f"--option takes name=value, not {option!r}")
+        try:
+            found[name.strip()] = ast.literal_eval(value.strip())
+        except (ValueError, SyntaxError):
+            found[name.strip()] = value
+    return found
+
+
+def _target(value: str | None) -> int | str | None:
+    try:
+        return None if value is None else int(value)
+    except ValueError:
+        return value
+
+
+def _dtype(name: str | None) -> "torch.dtype | None":
+    if name is None:
+        return None
+    import torch
+
+    found = getattr(torch, name.removeprefix("torch."), None)
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
+        raise InputError(f"{name!r} is no dtype to compute in: float32, float64, bfloat16, float16")
+    return found
+
+
+def _check_ending(output: Path | None) -> None:
+    """Refuse early what could not be written after a long computation."""
+    from relmap.attribution import ENDINGS
+
+    if output is None:
+        return
+    if output.suffix.lower() not in ENDINGS:
+        raise InputError(f"cannot save {output.name!r}: it must end in one of {list(ENDINGS)}")
+    if not output.parent.is_dir():
+        raise InputError(f"cannot write {str(output)!r}: there is no folder {str(output.parent)!r}")
+
+
+def _report(result: "Attribution", top: int, output: Path | None) -> None:
+    """The prediction, the target, and one table of top tokens per source."""
+    console = Console(highlight=False)
+    for index, example in enumerate(result):
+        if len(result) > 1:
+            console.print(Text(f"example {index}", style="bold"))
+        console.print(
+            Text.assemble(("prediction  ", "bold"), example.prediction[0]), soft_wrap=True
+        )
+        console.print(Text.assemble(("target      ", "bold"), example.target[0]), soft_wrap=True)
+        for name in example.scores:
+            console.print(_table(example, name, top))
+    if output is not None:
+        console.print(Text(f"wrote {output}"), soft_wrap=True)
+
+
+def _table(example: "Attribution", name: str, top: int) -> Table:
+    from relmap.draw.words import readable
+
+    layout = example.layout[name]
+    words = [piece.text for piece in readable(layout)] if layout.tokens else None
+    heading = "patch" if layout.grid is not None else "token"
+    table = Table(title=Text(f"{name} by relevance", style="bold"), title_justify="left")
+    table.add_column("index", justify="right")
+    table.add_column(heading, overflow="fold")
+    table.add_column("relevance", justify="right", no_wrap=True)
+    for token, label, score in example.top(name, top)[0]:
+        shown = words[token] if words else label
+        # Text, since rich would read the brackets of [UNK] as markup.
+        table.add_row(str(token), Text(shown), f"{score:.4g}")
+    return table

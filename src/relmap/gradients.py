@@ -1,0 +1,185 @@
+"""From a recorded forward pass and a target to everything a method works on.
+
+The target is computed on a detached copy of the output, so that what it reads directly is known;
+then one call of autograd brings all gradients that the method asked for, down to the tokens and no
+further, and touches no `.grad`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from relmap.algebra import per_token, wide
+from relmap.errors import TraceError
+from relmap.graph import Activation, TokenGraph
+from relmap.propagate import RecordedPass
+from relmap.record import Recorded, build_graph
+
+
+@dataclass(eq=False)
+class OutputCopy:
+    """A copy of a model output whose tensors are leaves, beside the tensors it was copied from."""
+
+    output: Any
+    pairs: list[tuple[Tensor, Tensor]]
+
+
+def copy_output(output: Any) -> OutputCopy:
+    """Cut the target off from the network: same structure, detached floating tensors."""
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if not value.dtype.is_floating_point:
+                return value
+            if id(value) not in leaves:
+                leaves[id(value)] = (value, value.detach().requires_grad_())
+            return leaves[id(value)][1]
+        if isinstance(value, dict):
+            return _like(value, {key: copied(part) for key, part in value.items()})
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*(copied(part) for part in value))
+        if isinstance(value, (tuple, list)):
+            return type(value)(copied(part) for part in value)
+        if dataclasses.is_dataclass(value) and not isinstance(value, type):
+            twin = copy.copy(value)
+            for field in dataclasses.fields(value):
+                object.__setattr__(twin, field.name, copied(getattr(value, field.name)))
+            return twin
+        return value
+
+    return OutputCopy(copied(output), list(leaves.values()))
+
+
+def _like(value: dict[Any, Any], parts: dict[Any, Any]) -> Any:
+    """A mapping of the same kind: model outputs are built from their fields."""
+    if dataclasses.is_dataclass(value):
+        return type(value)(**parts)
+    return type(value)(parts)
+
+
+def follow_back(
+    recorded: Recorded,
+    copied: OutputCopy,
+    values: Float[Tensor, " batch"],
+    needs: Sequence[str],
+) -> RecordedPass:
+    """The token graph under the target, with the gradients a method needs.
+
+    Raises:
+        TraceError: the target reads no token, or reads attention that was not followed.
+    """
+    tensors, starts = _read_outputs(copied, values)
+    graph = build_graph(recorded, tensors, len(values))
+    wanted = _activations(graph, needs)
+    stray = _stray_attentions(recorded, graph)
+    kept = [one for one in (*wanted, *stray) if one.edge is not None]
+    edges = [one.edge for one in kept if one.edge is not None]
+    found = torch.autograd.grad(tensors, edges, starts, allow_unused=True)
+    pairs = zip(kept, found, strict=True)
+    gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
+    _check_reach(stray, gradients)
+    return RecordedPass(graph, _readout(graph, gradients), gradients)
+
+
+def _read_outputs(
+    copied: OutputCopy, values: Float[Tensor, " batch"]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The output tensors that the target reads, with dy/d(output)."""
+    pairs = [pair for pair in copied.pairs if pair[0].requires_grad]
+    if not pairs or not values.requires_grad:
+        raise TraceError(
+            "the target depends on no output that autograd follows; compute it from the output's "
+            "floating tensors, and see that the network does not run its forward under no_grad"
+        )
+    found = torch.autograd.grad(values.sum(), [leaf for _, leaf in pairs], allow_unused=True)
+    read = [
+        (tensor, gradient)
+        for (tensor, _), gradient in zip(pairs, found, strict=True)
+        if gradient is not None
+    ]
+    touched = [pair for pair in read if bool((pair[1] != 0).any())] or read
+    return [tensor for tensor, _ in touched], [gradient for _, gradient in touched]
+
+
+def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
+    finals = {index for group in graph.finals for index in group}
+    found: list[Activation | None] = [graph.states[index].stream for index in finals]
+    if "attention-gradient" in needs:
+        found += [attention.output for attention in graph.attentions]
+    for state in graph.states:
+        found += state.operands
+        if "join-gradient" in needs:
+            found += [state.residual, state.branch]
+        elif "stream-gradient" in needs:
+            found.append(state.residual)
+        if "stream-gradient" in needs and state.kind in ("source", "concatenation"):
+            found.append(state.stream)
+    return list({id(one): one for one in found if one is not None}.values())
+
+
+def _stray_attentions(recorded: Recorded, graph: TokenGraph) -> list[Activation]:
+    known = {id(attention.output) for attention in graph.attentions}
+    drafts = recorded.recorder.attentions
+    return [draft.output for draft in drafts if id(draft.output) not in known]
+
+
+def _check_reach(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> None:
+    """An attention that the target depends on, but the graph does not reach, would be missed."""
+    missed = [one for one in stray if id(one) in gradients and bool(gradients[id(one)].any())]
+    if missed:
+        raise TraceError(
+            f"{len(missed)} attention calls influence the target on ways that relmap did not "
+            "follow, so a map would be incomplete; choose a target closer to the attention, or "
+            "report the network"
+        )
+
+
+def _readout(graph: TokenGraph, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
+    """How much the target reads each token of the final states: its share of |dy/dstate|."""
+    readout: dict[int, Tensor] = {}
+    for group in graph.finals:
+        shares = {index: _magnitude(graph, index, gradients) for index in group}
+        totals = torch.zeros(graph.batch, dtype=next(iter(shares.values())).dtype,
+                             device=graph.device())  # fmt: skip
+        for index, share in shares.items():
+            totals = totals.index_add(0, _examples(graph, index), share)
+        if not bool((totals > 0).any()):
+            raise TraceError(
+                "the target does not depend on the attention that was recorded: its gradient is "
+                "zero at every token"
+            )
+        for index, share in shares.items():
+            total = totals[_examples(graph, index)]
+            row = torch.where(total > 0, share / torch.where(total > 0, total, 1), 0)
+            readout[index] = readout[index] + row if index in readout else row
+    return readout
+
+
+def _examples(graph: TokenGraph, index: int) -> Tensor:
+    examples = graph.examples[index]
+    if bool((examples < 0).any()):
+        raise TraceError(
+            f"relmap cannot tell which example of the batch the tokens of "
+            f"{graph.states[index].module} belong to; explain one example at a time"
+        )
+    return examples.to(graph.device())
+
+
+def _magnitude(graph: TokenGraph, index: int, gradients: dict[int, Tensor]) -> Tensor:
+    state = graph.states[index]
+    gradient = None if state.stream is None else gradients.get(id(state.stream))
+    if state.stream is None or gradient is None:
+        value = graph.attentions[0].value
+        return wide(value.new_zeros(state.tokens))
+    return per_token(wide(gradient).abs(), state.stream, state.tokens)
+
+

@@ -1,0 +1,156 @@
+"""GenAtt: generic attention-model explainability (Chefer, Gur & Wolf, ICCV 2021).
+
+    E = E_h[(A * dA)+]                                                    (eq. 5)
+    self-attention:  R_ss += E R_ss,  R_sq += E R_sq                      (eq. 6, 7)
+    co-attention:    R_sq += N(R_ss)^T E N(R_qq),  R_ss += E R_qs         (eq. 10, 11)
+    N(R) = (R - I) / rowsum(R - I) + I                                    (eq. 8, 9)
+
+Self-attention alone is linear in R, so there the wanted rows are pushed; co-attention reads whole
+maps.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relmap.algebra import gradient_weighted
+from relmap.graph import State
+from relmap.maps import Maps, carry_maps, read_rows
+from relmap.methods import METHODS
+from relmap.propagate import RecordedPass, Rule, push_rows
+from relmap.streams import crosses, has_cross_attention, own_leaves
+
+
+@METHODS.register(
+    "genatt",
+    aliases=("generic-attention", "transformer-mm", "chefer-2021b"),
+    reference="Chefer, Gur & Wolf, ICCV 2021, eq. 5-11",
+    needs=("attention", "attention-gradient"),
+    target_dependent=True,
+)
+def genatt(
+    passed: RecordedPass,
+    *,
+    normalize: bool = True,
+    self_in_rule_10: bool = True,
+    aggregate: bool = True,
+    start_layer: int = 0,
+) -> dict[int, Tensor]:
+    """Gradient-weighted attention, added up along the token graph.
+
+    `normalize` is eq. 8-9 (used in co-attention only), `self_in_rule_10` multiplies the
+    cross-attention by both self maps in eq. 10, `aggregate=False` replaces the maps instead of
+    adding to them (the paper's ablation). Published settings: all defaults; the CLIP notebook uses
+    `start_layer=-1`. A row without relevance stays zero in eq. 8, where the authors' DETR code
+    loses the whole layer. Use it for any attention model; a good first choice for images.
+    """
+    rule = Rule(gradient_weighted, _add_up if aggregate else _replace, None, True, start_layer)
+    if not has_cross_attention(passed.graph):
+        return push_rows(passed, rule)
+    switches = _Switches(normalize and aggregate, self_in_rule_10, aggregate)
+
+    def update(
+        maps: Maps, state: State, residual: dict[int, Tensor], calls: list[tuple[int, Tensor]]
+    ) -> dict[int, Tensor]:
+        return _update(maps, switches, state, residual, calls)
+
+    return read_rows(carry_maps(passed, rule, update))
+
+
+@dataclass(frozen=True)
+class _Switches:
+    normalize: bool
+    self_in_rule_10: bool
+    aggregate: bool
+
+
+def _add_up(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.ones_like(sums), torch.ones_like(sums)
+
+
+def _replace(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
+    return torch.zeros_like(sums), torch.ones_like(sums)
+
+
+def _update(
+    maps: Maps, switches: _Switches, state: State, residual: dict[int, Tensor],
+    calls: list[tuple[int, Tensor]],
+) -> dict[int, Tensor]:  # fmt: skip
+    """All additions of a join, computed from the maps before it."""
+    own = own_leaves(maps.graph, state.index)
+    root = maps.roots[state.links[0].parent]
+    additions: dict[int, Tensor] = {}
+    for key, mixed in calls:
+        if crosses(maps.graph, state.index, key):
+            found = _cross(maps, switches, (root, own), residual, key, mixed)
+        else:
+            found = {leaf: mixed @ block for leaf, block in maps.blocks[key].items()}
+        for leaf, block in found.items():
+            additions[leaf] = additions[leaf] + block if leaf in additions else block
+    blocks = dict(residual)
+    for leaf, block in additions.items():
+        old = residual.get(leaf)
+        blocks[leaf] = block if old is None or not switches.aggregate else old + block
+    return blocks
+
+
+def _cross(
+    maps: Maps, switches: _Switches, stream: tuple[int, tuple[int, ...]],
+    residual: dict[int, Tensor], key: int, mixed: Tensor,
+) -> dict[int, Tensor]:  # fmt: skip
+    """Eq. 10 for the keys' own leaves, eq. 11 and plain propagation for all others."""
+    root, own = stream
+    theirs = own_leaves(maps.graph, key)
+    key_root = maps.roots[key]
+    found: dict[int, Tensor] = {}
+    for leaf, block in maps.blocks[key].items():
+        if leaf not in theirs:
+            found[leaf] = mixed @ block
+    mine = None
+    if switches.self_in_rule_10:
+        mine = _own_map(maps, switches, root, own, residual)
+    for leaf in theirs:
+        unit = maps.blocks[key_root].get(leaf)
+        block = maps.blocks[key].get(leaf)
+        if unit is None or block is None:
+            continue
+        if not switches.self_in_rule_10:
+            found[leaf] = mixed @ unit
+            continue
+        inner = mixed @ (_normalized(block, unit) if switches.normalize else block)
+        found[leaf] = inner if mine is None else mine.transpose(-1, -2) @ inner
+    return found
+
+
+def _own_map(
+    maps: Maps, switches: _Switches, root: int, own: tuple[int, ...], residual: dict[int, Tensor]
+) -> Tensor | None:
+    """The stream's map onto its own tokens, N(R_ss), square; None if it began with merged tokens."""
+    units = maps.blocks[root]
+    total = None
+    for leaf in own:
+        unit, block = units.get(leaf), residual.get(leaf)
+        if unit is None or block is None:
+            continue
+        part = block @ unit.transpose(-1, -2)
+        total = part if total is None else total + part
+    if total is None or not _is_permutation(units, own):
+        return None
+    identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
+    return _normalized(total, identity) if switches.normalize else total
+
+
+def _is_permutation(units: dict[int, Tensor], own: tuple[int, ...]) -> bool:
+    parts = [units[leaf] for leaf in own if leaf in units]
+    whole = torch.cat(parts, dim=-1)
+    return whole.shape[-1] == whole.shape[-2] and bool(((whole == 0) | (whole == 1)).all())
+
+
+def _normalized(block: Tensor, unit: Tensor) -> Tensor:
+    """Eq. 8-9; a row without relevance beyond its own stays as it is."""
+    beyond = block - unit
+    total = beyond.sum(dim=-1, keepdim=True)
+    return torch.where(total != 0, beyond / torch.where(total != 0, total, 1), 0) + unit

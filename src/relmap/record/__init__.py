@@ -1,0 +1,12 @@
+"""The recorder: watch one forward pass and draw its token graph.
+
+Read in this order: `labels` (which token every element belongs to), `tags` (what is known about a
+tensor), `calls` (one torch function), `rules` (the table from function to rule, each rule in the
+file of its kind), `recorder` (the mode that applies them), `passes` (the pass around it), `finish`
+(drafts become the graph).
+"""
+
+from relmap.record.finish import build_graph, record
+from relmap.record.passes import Recorded, recording
+
+__all__ = ["Recorded", "build_graph", "record", "recording"]

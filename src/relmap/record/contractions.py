@@ -1,0 +1,229 @@
+"""Matrix products: one rule for linear, matmul, bmm, einsum and their kin.
+
+Every product is written as letters, one per axis, as in an einsum. What matters is along which
+letters tokens vary: a product of two sets of tokens over a feature letter gives scores; scores
+normalised over a letter and contracted over it with values are an attention; tokens contracted with
+weights over a feature letter stay the same tokens, over a token letter they are merged.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from relmap.record.attention import attend
+from relmap.record.calls import Call
+from relmap.record.labels import Labels
+from relmap.record.tags import Constant, Lost, Pair, Tag, Tokens
+
+_BATCH = "ABCDEFGHIJKLMNOP"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """A product of two tensors, each with a letter per axis."""
+
+    left: Tensor
+    right: Tensor
+    left_letters: str
+    right_letters: str
+    out_letters: str
+    added: Tensor | None = None
+
+
+def contract(call: Call) -> Tag | None:
+    """The rule of all matrix products."""
+    product = _product(call)
+    if product is None:
+        return call.lost("is a product of a form relmap does not read")
+    left, right = (_tokens_only(call.recorder.tag(t)) for t in (product.left, product.right))
+    for tag in (left, right):
+        if isinstance(tag, Lost):
+            return tag
+    if isinstance(left, Pair) and isinstance(right, Pair):
+        return call.lost("multiplies two attention maps")
+    if isinstance(left, Pair) or isinstance(right, Pair):
+        tag = _with_pair(call, product, left, right)
+    elif isinstance(left, Tokens) and isinstance(right, Tokens):
+        tag = _two_tokens(call, product, left, right)
+    elif isinstance(left, Tokens):
+        tag = _with_weights(call, left, product.left, product.left_letters, product.out_letters)
+    elif isinstance(right, Tokens):
+        tag = _with_weights(call, right, product.right, product.right_letters, product.out_letters)
+    else:
+        return call.recorder.tag(product.added) if product.added is not None else None
+    return _with_added(call, product, tag)
+
+
+def _tokens_only(tag: Tag | None) -> Tokens | Pair | Lost | None:
+    return None if isinstance(tag, Constant) else tag
+
+
+def _with_added(call: Call, product: Product, tag: Tag) -> Tag:
+    """baddbmm and addmm add a tensor: a bias (nothing changes) or more scores."""
+    added = None if product.added is None else _tokens_only(call.recorder.tag(product.added))
+    if isinstance(added, Lost) or added is None or isinstance(tag, (Lost, Pair)):
+        return added if isinstance(added, Lost) else tag
+    return call.lost("adds tokens to a product")
+
+
+def project(labels: Labels, letters: str, out: str, shape: tuple[int, ...]) -> Labels:
+    """Labels of an operand, laid along the letters of the result."""
+    kept = [letter for letter in out if letter in letters]
+    gone = [letter for letter in letters if letter not in out]
+    values = labels.values.permute([letters.index(letter) for letter in (*kept, *gone)])
+    values = values.reshape(values.shape[: len(kept)])
+    for position, letter in enumerate(out):
+        if letter not in letters:
+            values = values.unsqueeze(position)
+    return Labels(shape, values)
+
+
+def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: str) -> Tag:
+    gone = [axis for axis, letter in enumerate(letters) if letter not in out]
+    if tag.state.kind == "input":
+        tag = call.recorder.tokens_of_input(tensor, tag, gone)
+    if any(axis in tag.labels.varying for axis in gone):
+        features = [a for a in range(tensor.ndim) if a in gone or a not in tag.labels.varying]
+        numbers = Labels.number(tag.labels.shape, features)
+        tag = call.recorder.merge(tag, tensor, numbers, tag.labels)
+    node = call.recorder.node(tag.node)
+    labels = project(tag.labels, letters, out, call.shape)
+    return Tokens(tag.state, labels, node, tag.pending)
+
+
+def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:
+    sides = []
+    shared = (set(product.left_letters) & set(product.right_letters)) - set(product.out_letters)
+    for tag, tensor, letters in (
+        (left, product.left, product.left_letters),
+        (right, product.right, product.right_letters),
+    ):
+        if tag.state.kind == "input":
+            features = [letters.index(letter) for letter in shared]
+            tag = call.recorder.tokens_of_input(tensor, tag, features)
+        if any(letters.index(letter) in tag.labels.varying for letter in shared):
+            return call.lost("sums products of tokens over tokens (linear or channel attention)")
+        settled = call.recorder.settle(tag, tensor)
+        labels = project(settled.labels, letters, product.out_letters, call.shape)
+        sides.append(Tokens(settled.state, labels, tag.node))
+    rows, columns = sides
+    if rows.labels.varying == columns.labels.varying and not _single(call, product):
+        if rows.state is columns.state and rows.labels.same_as(columns.labels):
+            return Tokens(rows.state, rows.labels, call.recorder.node(left.node, right.node))
+        return call.lost("multiplies tokens of two states token by token")
+    return Pair(rows, columns, (left.node, right.node))
+
+
+def _single(call: Call, product: Product) -> bool:
+    """Whether both own letters have size 1: scores of one query and one key."""
+    own = set(product.left_letters) ^ set(product.right_letters)
+    sizes = [size for letter, size in zip(product.out_letters, call.shape, strict=True)
+             if letter in own]  # fmt: skip
+    return all(size == 1 for size in sizes)
+
+
+def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | None:
+    swap = isinstance(right, Pair)
+    pair: Pair = right if swap else left
+    other = left if swap else right
+    letters, other_letters = product.left_letters, product.right_letters
+    tensor, value = product.left, product.right
+    if swap:
+        letters, other_letters, tensor, value = other_letters, letters, value, tensor
+    gone = [letter for letter in letters if letter not in product.out_letters]
+    if len(gone) != 1:
+        return call.lost("contracts scores over several axes")
+    axis = letters.index(gone[0])
+    varies = [side is not None and axis in side.labels.varying for side in (pair.rows, pair.columns)]
+    over_tokens = any(varies) or axis == pair.axis
+    if not over_tokens:
+        return _heads_mixed(call, pair, letters, product.out_letters)
+    if pair.axis is None and not _sums_to_one(tensor, axis):
+        return call.lost("multiplies scores that were never normalised with values")
+    if pair.axis is not None and pair.axis != axis:
+        return call.lost("contracts an attention map over its queries")
+    if varies[0] and not varies[1]:
+        pair = Pair(pair.columns, pair.rows, pair.nodes, axis)
+    if other is None and isinstance(pair.columns, Tokens) and pair.rows is not None:
+        # Learned values read by relative position: a bias of the row tokens.
+        labels = project(pair.rows.labels, letters, product.out_letters, call.shape)
+        return Tokens(pair.rows.state, labels, call.recorder.node(pair.rows.node))
+    return attend(call, pair, tensor, letters, value, other, other_letters, product.out_letters)
+
+
+def _heads_mixed(call: Call, pair: Pair, letters: str, out: str) -> Pair:
+    def side(tokens: Tokens | None) -> Tokens | None:
+        if tokens is None:
+            return None
+        return Tokens(tokens.state, project(tokens.labels, letters, out, call.shape), tokens.node)
+
+    axis = None if pair.axis is None else out.index(letters[pair.axis])
+    return Pair(side(pair.rows), side(pair.columns), pair.nodes, axis)
+
+
+def _sums_to_one(scores: Tensor, axis: int) -> bool:
+    total = scores.detach().float().sum(axis)
+    return bool((scores.detach() >= 0).all()) and bool((total - 1).abs().max() < 1e-3)
+
+
+def _product(call: Call) -> Product | None:
+    name, args = call.name, call.args
+    if name in ("linear", "_grouped_mm"):
+        weight = call.argument(1, "weight" if name == "linear" else "mat2", None)
+        left = call.argument(0, "input", None)
+        lead = _BATCH[: left.ndim - 1]
+        if weight.ndim == 1:
+            return Product(left, weight, lead + "c", "c", lead)
+        if name == "_grouped_mm":
+            return Product(left, weight, lead + "c", "ecj"[-weight.ndim :], lead + "j")
+        return Product(left, weight, lead + "c", "jc", lead + "j")
+    if name in ("addmm", "baddbmm", "addbmm", "addmv"):
+        added, left, right = (call.argument(i, n, None) for i, n in
+                              enumerate(("input", "batch1", "batch2")))  # fmt: skip
+        if left is None:
+            left, right = call.kwargs["mat1"], call.kwargs["mat2"]
+        product = _matrix_product(left, right)
+        return Product(*(getattr(product, n) for n in _PRODUCT_FIELDS), added=added)
+    if name == "einsum":
+        return _einsum(args)
+    left, right = args[0], call.argument(1, "mat2" if "mat2" in call.kwargs else "other", None)
+    if name == "rmatmul":
+        left, right = right, left
+    return _matrix_product(left, right)
+
+
+_PRODUCT_FIELDS = ("left", "right", "left_letters", "right_letters", "out_letters")
+
+
+def _matrix_product(left: Tensor, right: Tensor) -> Product:
+    lead = _BATCH[: max(left.ndim, right.ndim, 2) - 2]
+    left_letters = "c" if left.ndim == 1 else lead[len(lead) - left.ndim + 2 :] + "ic"
+    right_letters = "c" if right.ndim == 1 else lead[len(lead) - right.ndim + 2 :] + "cj"
+    out = lead + ("i" if left.ndim > 1 else "") + ("j" if right.ndim > 1 else "")
+    return Product(left, right, left_letters, right_letters, out)
+
+
+def _einsum(args: tuple[Any, ...]) -> Product | None:
+    operands = args[1] if len(args) == 2 and isinstance(args[1], (list, tuple)) else args[1:]
+    if not isinstance(args[0], str) or len(operands) != 2:
+        return None
+    inputs, arrow, out = args[0].replace(" ", "").partition("->")
+    letters = [part for part in inputs.split(",")]
+    if not arrow:
+        seen = "".join(letters)
+        out = "".join(sorted(letter for letter in set(seen) if seen.count(letter) == 1))
+    if "..." in args[0]:
+        rank = max(t.ndim - len(part.replace("...", "")) for part, t in
+                   zip(letters, operands, strict=True) if "..." in part)  # fmt: skip
+        free = [letter for letter in _BATCH + _BATCH.lower() if letter not in args[0]][:rank]
+        for position, part in enumerate(letters):
+            used = operands[position].ndim - len(part.replace("...", ""))
+            letters[position] = part.replace("...", "".join(free[rank - used :]))
+        out = out.replace("...", "".join(free))
+    if any(len(set(part)) != len(part) for part in letters):
+        return None
+    return Product(operands[0], operands[1], letters[0], letters[1], out)
+

@@ -1,0 +1,192 @@
+"""Convolutions, pooling and resizing: where patches come from.
+
+On a raw input they make tokens: the grid that comes out is numbered afresh, so a whole
+convolutional stem stays one source. On tokens, a window of one place is a feature map; a window
+that keeps the grid leaves the tokens where they are but lets them see their neighbours (flagged
+approximate); a window that coarsens the grid merges tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relmap.record.calls import PARTS, Call, along
+from relmap.record.labels import NO_TOKEN, Labels
+from relmap.record.tags import Lost, Tag, Tokens, activation
+
+
+def convolve(call: Call) -> Tag | None:
+    """conv1d, conv2d, conv3d and transposed ones."""
+    weight = call.argument(1, "weight", None)
+    window = tuple(weight.shape[2:])
+    return _windowed(call, window, channels=True)
+
+
+def pool(call: Call) -> Any:
+    """max_pool, avg_pool, adaptive pooling."""
+    tag = call.tag()
+    if isinstance(call.result, tuple):
+        whole, call.result = call.result, call.result[0]
+        tag = _windowed(call, None, channels=False)
+        call.result = whole
+        return PARTS([tag] + [None] * (len(whole) - 1))
+    return _windowed(call, None, channels=False)
+
+
+def resize(call: Call) -> Tag | None:
+    """interpolate, upsample, grid resampling of a regular grid."""
+    return _windowed(call, None, channels=False)
+
+
+def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag | None:
+    tag = call.tag()
+    if not isinstance(tag, Tokens):
+        return tag if isinstance(tag, Lost) or tag is None else call.lost("works on scores")
+    tensor = call.operands[0]
+    spatial = len(window) if window is not None else _spatial_axes(call, tensor)
+    channel_axis = tensor.ndim - spatial - 1
+    if tag.state.kind == "input" or (tag.state.kind == "source" and not tag.state.settled):
+        return _fresh_grid(call, tag, spatial)
+    if channels and channel_axis in tag.labels.varying:
+        return call.lost("mixes tokens as if they were channels")
+    if window is not None and all(size == 1 for size in window) and _unit_stride(call, tag):
+        node = call.recorder.node(tag.node)
+        values = tag.labels.values
+        return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
+    before, after = tensor.shape[-spatial:], call.shape[-spatial:]
+    if all(abs(a - b) <= 1 for a, b in zip(before, after, strict=True)):
+        return _same_grid(call, tag, spatial, before, after)
+    return _coarser_grid(call, tag, spatial, window)
+
+
+def _spatial_axes(call: Call, tensor: Tensor) -> int:
+    for rank in (1, 2, 3):
+        if f"{rank}d" in call.name:
+            return rank
+    return tensor.ndim - 2
+
+
+def _unit_stride(call: Call, tag: Tokens) -> bool:
+    tensor = call.operands[0]
+    return tuple(tensor.shape[2:]) == call.shape[2:] and not call.name.startswith("conv_t")
+
+
+def _fresh_grid(call: Call, tag: Tokens, spatial: int) -> Tag:
+    """A window on a raw input or a stem: the places that come out are the tokens."""
+    recorder = call.recorder
+    rank = len(call.shape)
+    owner = tag.state
+    labels = Labels.number(call.shape, [rank - spatial - 1])
+    state = recorder.new_state("source", labels, names=owner.names)
+    state.grid = call.shape[-spatial:]
+    if not call.result.requires_grad and torch.is_grad_enabled():
+        call.result = call.result.detach().requires_grad_().clone()
+    state.stream = activation(call.result, labels)
+    return Tokens(state, labels, recorder.node(tag.node))
+
+
+def _same_grid(
+    call: Call, tag: Tokens, spatial: int, before: Any, after: Any
+) -> Tag:
+    """A window that keeps the grid: tokens stay, and see their neighbours."""
+    values = tag.labels.values
+    for position in range(spatial):
+        axis = len(tag.labels.shape) - spatial + position
+        difference = after[position] - before[position]
+        if values.shape[axis] == 1 or difference == 0:
+            continue
+        if difference < 0:
+            values = values.narrow(axis, 0, after[position])
+        else:
+            widths = [0] * (2 * (values.ndim - axis - 1)) + [0, difference]
+            values = functional.pad(values, widths, value=NO_TOKEN)
+    call.recorder.flag("a local convolution or pooling between tokens")
+    return Tokens(tag.state, Labels(call.shape, values), call.recorder.node(tag.node), tag.pending)
+
+
+def _coarser_grid(
+    call: Call, tag: Tokens, spatial: int, window: tuple[int, ...] | None
+) -> Tag:
+    """A window with a stride: a token is made of all tokens in its window."""
+    tensor = call.operands[0]
+    if tag.pending is not None:
+        tag = call.recorder.settle(tag, tensor)
+    labels = tag.labels
+    before, after = tuple(tensor.shape[-spatial:]), call.shape[-spatial:]
+    parents = labels.values.expand(
+        *labels.values.shape[: tensor.ndim - spatial], *before
+    )
+    lead = parents.shape[: tensor.ndim - spatial]
+    flat = parents.reshape(-1, *before)
+    index = _window_index(call, before, after, window)
+    gathered = flat.flatten(1)[:, index.clamp_min(0)]
+    gathered = torch.where(index < 0, NO_TOKEN, gathered)
+    gathered = gathered.reshape(*lead, *after, index.shape[-1])
+    features = [axis for axis in range(tensor.ndim) if axis not in labels.varying
+                and axis < tensor.ndim - spatial]  # fmt: skip
+    numbers = Labels.number(call.shape, features)
+    places = Labels((*call.shape, index.shape[-1]), numbers.values.unsqueeze(-1))
+    whole = Labels((*gathered.shape,), gathered)
+    link = (tag.state, places, whole)
+    state = call.recorder.new_state("merge", numbers, links=[link], settled=True)
+    if window is not None and any(size > 1 for size in window) and _overlaps(before, after, window):
+        call.recorder.flag("overlapping windows that merge tokens")
+    return Tokens(state, numbers, call.recorder.node(tag.node))
+
+
+def _overlaps(before: Any, after: Any, window: tuple[int, ...]) -> bool:
+    return any(w * a > b + w - 1 for b, a, w in zip(before, after, window, strict=True))
+
+
+def _window_index(
+    call: Call, before: tuple[int, ...], after: tuple[int, ...], window: tuple[int, ...] | None
+) -> Tensor:
+    """Positions (flattened) seen by every output place, -1 for padding: (*after, window)."""
+    axes = []
+    for position, (old, new) in enumerate(zip(before, after, strict=True)):
+        axes.append(_axis_index(call, position, old, new, window))
+    index = axes[0].reshape(axes[0].shape[0], *(1,) * (len(axes) - 1), axes[0].shape[1])
+    for position, following in enumerate(axes[1:], start=1):
+        shape = [1] * (len(axes) + 1)
+        shape[position], shape[-1] = following.shape
+        wide, narrow = index.unsqueeze(-1), following.reshape(shape).unsqueeze(-2)
+        both = wide * before[position] + narrow
+        both = torch.where((wide < 0) | (narrow < 0), NO_TOKEN, both)
+        index = both.flatten(-2)
+    return index.reshape(*after, -1)
+
+
+def _axis_index(
+    call: Call, position: int, old: int, new: int, window: tuple[int, ...] | None
+) -> Tensor:
+    """Places of one axis seen by every output place: (new, window)."""
+    if window is None or call.name.startswith("conv_t"):
+        starts = (torch.arange(new) * old) // new
+        ends = ((torch.arange(new) + 1) * old + new - 1) // new
+        size = int((ends - starts).max())
+        index = starts[:, None] + torch.arange(size)
+        return torch.where(index < ends[:, None], index, NO_TOKEN)
+    stride = _per_axis(call.argument(3, "stride", 1), position)
+    padding = _per_axis(call.argument(4, "padding", 0), position)
+    dilation = _per_axis(call.argument(5, "dilation", 1), position)
+    if isinstance(padding, str):
+        padding = 0 if padding == "valid" else (dilation * (window[position] - 1)) // 2
+    index = torch.arange(new)[:, None] * stride - padding
+    index = index + torch.arange(window[position]) * dilation
+    return torch.where((index >= 0) & (index < old), index, NO_TOKEN)
+
+
+def _per_axis(value: Any, position: int) -> Any:
+    if isinstance(value, (tuple, list)):
+        return value[position] if len(value) > 1 else value[0]
+    return value
+
+
+def keep(call: Call) -> Tag | None:
+    """batch_norm in eval mode: a scale and a shift per channel."""
+    tag = call.tag()
+    return along(call, tag) if tag is not None and not isinstance(tag, Lost) else tag

@@ -1,0 +1,248 @@
+"""Additions and other pointwise functions of several token tensors.
+
+The addition that joins an attention's output to an ancestor of its query (or keys) is the residual
+join and opens the next state. Every other addition of tokens is told apart here: biases, parallel
+branches, feed-forward residuals, inputs added token by token, sums of two states.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from relmap.record.calls import Call, along, move_pair
+from relmap.record.labels import Labels
+from relmap.record.tags import (
+    Lost,
+    Pair,
+    Pending,
+    Tag,
+    Tokens,
+    activation,
+    descends,
+    is_floating,
+)
+
+if TYPE_CHECKING:
+    from relmap.record.recorder import Recorder
+
+_COPIES = frozenset("add sub mul div neg dropout feature_dropout alpha_dropout".split())
+
+
+def pointwise(call: Call) -> Tag | None:
+    """A function of each element alone."""
+    if lost := call.first_lost():
+        return lost
+    known = call.known()
+    if len(known) == 1:
+        return along(call, known[0][1], copies=call.name in _COPIES)
+    if any(isinstance(tag, Pair) for _, tag in known):
+        return _scores(call, known)
+    (first, left), (second, right) = known[:2]
+    assert isinstance(left, Tokens) and isinstance(right, Tokens)
+    if len(known) > 2:
+        return call.lost("combines three token tensors")
+    return _gate(call, (first, second), left, right)
+
+
+def add(call: Call) -> Tag | None:
+    """The rule of additions and subtractions."""
+    if lost := call.first_lost():
+        return lost
+    if not is_floating(call.result):
+        tag = call.tag()
+        return along(call, tag) if isinstance(tag, Tokens) else None
+    known = call.known()
+    if any(isinstance(tag, Pair) for _, tag in known):
+        return _scores(call, known)
+    if len(known) == 1:
+        return _with_constant(call, known[0][0], known[0][1])
+    (first, left), (second, right) = known[:2]
+    assert isinstance(left, Tokens) and isinstance(right, Tokens)
+    return _add_tokens(call, (first, second), left, right)
+
+
+def addcmul(call: Call) -> Tag | None:
+    """a + b * c with constants among them: an addition of tokens and scaled tokens."""
+    if lost := call.first_lost():
+        return lost
+    known = call.known()
+    if len(known) == 1:
+        return along(call, known[0][1])
+    return call.lost("combines several token tensors at once")
+
+
+def _scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
+    """Scores with a bias, a mask, a scale, or other scores: still scores."""
+    pair = next(tag for _, tag in known if isinstance(tag, Pair))
+    if pair.axis is not None and any(isinstance(tag, Tokens) for _, tag in known):
+        tokens = next(tag for _, tag in known if isinstance(tag, Tokens))
+        if call.name == "mul":
+            return call.lost("weighs tokens by an attention map element by element")
+        del tokens
+    axis = next((tag.axis for _, tag in known if isinstance(tag, Pair) and tag.axis is not None), None)
+    moved = move_pair(pair, lambda labels: labels.broadcast_to(call.shape))
+    shift = len(call.shape) - known[[t for _, t in known].index(pair)][0].ndim
+    return Pair(moved.rows, moved.columns, pair.nodes, None if axis is None else axis + shift)
+
+
+def _with_constant(call: Call, tensor: Tensor, tag: Any) -> Tag:
+    """Tokens plus a constant: a bias or position, or the residual of learned queries."""
+    if tag.pending is not None and tag.state.kind == "learned":
+        other = next((o for o in call.operands if o is not tensor and is_floating(o)), None)
+        alone = all(draft.query.state.kind == "learned" for draft in tag.pending.attentions)
+        if other is not None and alone and other.ndim > 1 and _same_shape(other, call):
+            labels = tag.labels.broadcast_to(call.shape)
+            residual = Tokens(tag.state, labels, tag.node)
+            values = (_keep(call, other, labels), _keep(call, tensor, labels))
+            return call.recorder.join(tag, residual, values, call.result)
+    return along(call, tag, copies=True)
+
+
+def _same_shape(tensor: Tensor, call: Call) -> bool:
+    shape = tuple(tensor.shape)
+    return shape == call.shape or shape == call.shape[1:]
+
+
+def _add_tokens(
+    call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
+) -> Tag:
+    recorder = call.recorder
+    left, right = _as_tokens(recorder, tensors, left, right)
+    if left.pending and right.pending:
+        if left.state is right.state or left.labels.same_as(right.labels):
+            union = _union(left.pending, right.pending)
+            node = recorder.node(left.node, right.node)
+            return Tokens(left.state, left.labels.broadcast_to(call.shape), node, union)
+        right = recorder.settle(right, tensors[1])
+    if right.pending:
+        return _meet(call, (tensors[1], tensors[0]), right, left)
+    if left.pending:
+        return _meet(call, tensors, left, right)
+    return _add_settled(call, tensors, left, right)
+
+
+def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens) -> Tag:
+    """An attention's output meets tokens: its residual, a parallel branch, or something else."""
+    recorder, pending = call.recorder, branch.pending
+    assert pending is not None
+    shape = call.shape
+    if _is_residual(pending, other):
+        labels = other.labels.broadcast_to(shape)
+        kept = pending.branch or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
+        values = (_keep(call, tensors[1], labels), kept)
+        return recorder.join(branch, other, values, call.result)
+    if other.state is branch.state:
+        # A feed-forward branch beside the attention: the attention's own output is the branch.
+        kept = pending.branch or _keep(call, tensors[0], branch.labels)
+        node = recorder.node(branch.node, other.node)
+        held = Pending(pending.attentions, kept)
+        return Tokens(branch.state, branch.labels.broadcast_to(shape), node, held)
+    settled = recorder.settle(branch, tensors[0])
+    return _add_settled(call, tensors, settled, other)
+
+
+def _is_residual(pending: Pending, other: Tokens) -> bool:
+    root = other.node.root
+    for position in (0, 1):
+        for draft in pending.attentions:
+            if descends(draft.nodes[position], root):
+                return True
+    return False
+
+
+def _add_settled(
+    call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
+) -> Tag:
+    recorder, shape = call.recorder, call.shape
+    node = recorder.node(left.node, right.node)
+    labels = left.labels.broadcast_to(shape)
+    alike = labels.same_as(right.labels.broadcast_to(shape))
+    if left.state is right.state and alike:
+        return Tokens(left.state, labels, node)
+    if alike and _inside_join(left, right):
+        return Tokens(left.state, labels, node)
+    if alike and _inside_join(right, left):
+        return Tokens(right.state, labels, node)
+    raw = [tag.state.kind == "source" and not tag.state.settled for tag in (left, right)]
+    if all(raw) and alike:
+        return _colocated(recorder, left, right, labels)
+    if left.state.kind == "merge" and right.state.kind == "merge" and alike:
+        return recorder.sum((left, right), tensors, call.result)
+    return recorder.sum((left, right), tensors, call.result)
+
+
+def _inside_join(joined: Tokens, other: Tokens) -> bool:
+    """A parallel feed-forward branch that is added after the attention's own join."""
+    links = joined.state.links
+    if joined.state.kind != "join" or not links or other.node.origin is not None:
+        return False
+    return links[0][0] is other.state
+
+
+def _colocated(recorder: Recorder, left: Tokens, right: Tokens, labels: Labels) -> Tokens:
+    """Two inputs added token by token are one source with both names."""
+    first, second = left.state, right.state
+    names = tuple(dict.fromkeys((*first.names, *second.names)))
+    if names == first.names:
+        return Tokens(first, labels, recorder.node(left.node, right.node))
+    state = recorder.new_state("source", labels, names=names)
+    state.tokens, state.shape = first.tokens, first.shape
+    state.grid, state.positions = first.grid or second.grid, first.positions
+    return Tokens(state, labels, recorder.node(left.node, right.node))
+
+
+def _as_tokens(
+    recorder: Recorder, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
+) -> tuple[Tokens, Tokens]:
+    """A raw input added to tokens is seen as tokens along the same axes."""
+    sides = [left, right]
+    for mine, theirs in ((0, 1), (1, 0)):
+        tag, other = sides[mine], sides[theirs]
+        if tag.state.kind != "input" or other.state.kind == "input":
+            continue
+        rank = tensors[mine].ndim
+        placed = other.labels.broadcast_to(tuple(tensors[theirs].shape)).varying
+        shift = tensors[theirs].ndim - rank
+        features = [axis for axis in range(rank) if axis + shift not in placed]
+        sides[mine] = recorder.tokens_of_input(tensors[mine], tag, features)
+    return sides[0], sides[1]
+
+
+def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+    """Products and other functions of two token tensors: gates keep the tokens they gate."""
+    recorder, shape = call.recorder, call.shape
+    left, right = _as_tokens(recorder, tensors, left, right)
+    labels = [tag.labels.broadcast_to(shape) for tag in (left, right)]
+    node = recorder.node(left.node, right.node)
+    if left.pending or right.pending:
+        branch, other = (left, right) if left.pending else (right, left)
+        if other.pending is None and labels[0].same_as(labels[1]):
+            return Tokens(branch.state, labels[0], node, branch.pending)
+        left, right = (recorder.settle(t, x) for t, x in zip((left, right), tensors, strict=True))
+    if labels[0].same_as(labels[1]):
+        if left.state is right.state or _inside_join(left, right):
+            return Tokens(left.state, labels[0], node)
+        if _inside_join(right, left):
+            return Tokens(right.state, labels[1], node)
+        return recorder.sum((left, right), tensors, call.result)
+    finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
+    keep, gate = ((left, right), (right, left))[finer]
+    if keep.state.settled and gate.state.kind != "input":
+        recorder.flag("a gate computed from several tokens")
+    return Tokens(keep.state, labels[finer], node)
+
+
+def _union(left: Pending, right: Pending) -> Pending:
+    known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
+    return Pending(tuple(known[index] for index in sorted(known)))
+
+
+def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
+    """Keep an operand of a join; an in-place addition has overwritten one of them."""
+    before = call.before.get(id(tensor))
+    if before is None or tensor is not call.result:
+        return activation(tensor, labels)
+    kept = activation(call.result, labels)
+    return type(kept)(before, kept.edge, labels.values, before._version)

@@ -1,0 +1,176 @@
+"""Data movement: the labels are moved by the same function as the data."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relmap.record.calls import PARTS, Call, move_pair
+from relmap.record.labels import NO_TOKEN, Labels
+from relmap.record.tags import Lost, Pair, Tag, Tokens
+
+
+def same(call: Call) -> Tag | None:
+    """Casts and copies: the very same value."""
+    return call.tag()
+
+
+def reshape(call: Call) -> Tag | None:
+    """view, reshape, flatten and friends: only the shape of the result matters."""
+    return _moved(call, lambda labels: labels.reshape(call.shape))
+
+
+def view(call: Call) -> Tag | None:
+    """`view`, which may also reinterpret the bits as another type."""
+    if isinstance(call.argument(1, "dtype", None), torch.dtype):
+        return call.lost("reads the bits as another type")
+    return reshape(call)
+
+
+def expand(call: Call) -> Tag | None:
+    """expand and broadcast_to: new and widened axes are feature axes."""
+    return _moved(call, lambda labels: labels.broadcast_to(call.shape))
+
+
+def axes(call: Call) -> Tag | None:
+    """Functions that reorder, add, drop, cut or diagonalise axes: views of the labels."""
+    return _moved(call, _replay(call))
+
+
+def copying(call: Call) -> Tag | None:
+    """Functions that move data into new places (roll, flip, repeat, gather, ...)."""
+    return _moved(call, _replay(call))
+
+
+def rolled(call: Call) -> Tag | None:
+    """roll and flip: feature axes stay small."""
+
+    def move(labels: Labels) -> Labels:
+        values = call.function(labels.values, *call.args[1:], **_without_input(call))
+        return Labels(labels.shape, values)
+
+    if call.argument(2, "dims", None) is None and call.name == "roll":
+        return copying(call)
+    return _moved(call, move)
+
+
+def index(call: Call) -> Tag | None:
+    """`tensor[...]`."""
+    where = _on_cpu(call.args[1])
+    return _moved(call, lambda labels: labels.select(where))
+
+
+def pad(call: Call) -> Tag | None:
+    """`pad`: padding belongs to no token."""
+    widths, mode = call.argument(1, "pad", ()), call.argument(2, "mode", "constant")
+
+    def move(labels: Labels) -> Labels:
+        full = labels.values
+        sizes = list(full.shape)
+        for position in range(len(widths) // 2):
+            axis = len(sizes) - 1 - position
+            if widths[2 * position] or widths[2 * position + 1]:
+                sizes[axis] = labels.shape[axis]
+        full = full.expand(sizes)
+        if mode == "constant":
+            moved = torch.nn.functional.pad(full, widths, value=NO_TOKEN)
+        else:
+            moved = call.function(full.double(), widths, mode=mode).long()
+        return Labels(call.shape, moved)
+
+    return _moved(call, move)
+
+
+def as_doubles(call: Call) -> Tag | None:
+    """Movements that torch has for floating tensors only (unfold, pixel_shuffle, ...)."""
+
+    def move(labels: Labels) -> Labels:
+        moved = call.function(labels.full().double() + 1, *call.args[1:], **_without_input(call))
+        return Labels.of(moved.long() - 1)
+
+    return _moved(call, move)
+
+
+def identity_shape(call: Call) -> Tag | None:
+    """as_strided and set views: replayed on labels laid out with the same strides."""
+    tensor = call.operands[0]
+
+    def move(labels: Labels) -> Labels:
+        laid = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.long)
+        laid.copy_(labels.full())
+        return Labels.of(call.function(laid, *call.args[1:], **_without_input(call)))
+
+    return _moved(call, move)
+
+
+def selected(call: Call) -> Any:
+    """sort, topk and the like along a feature axis keep tokens; along tokens they lose them."""
+    tag = call.tag()
+    values = call.result[0] if isinstance(call.result, tuple) else call.result
+    if isinstance(tag, (Pair, Lost)) or not isinstance(tag, Tokens):
+        return PARTS([tag, None])
+    axis = call.argument(2 if call.name == "topk" else 1, "dim", -1)
+    if axis % len(tag.labels.shape) in tag.labels.varying:
+        return call.lost("reorders tokens by value")
+    labels = Labels(tuple(values.shape), tag.labels.values)
+    return PARTS([Tokens(tag.state, labels, call.recorder.node(tag.node)), None])
+
+
+def _moved(call: Call, move: Callable[[Labels], Any]) -> Any:
+    tag = call.tag()
+    if not isinstance(tag, (Tokens, Pair)):
+        return tag
+    if isinstance(tag, Tokens):
+        node = call.recorder.node(origin=tag.node)
+        labels = move(tag.labels)
+        if isinstance(labels, tuple):
+            return PARTS(Tokens(tag.state, part, node, tag.pending) for part in labels)
+        return Tokens(tag.state, labels, node, tag.pending)
+    return _moved_pair(call, tag, move)
+
+
+def _moved_pair(call: Call, pair: Pair, move: Callable[[Labels], Any]) -> Any:
+    """Move the labels of both sides, and the softmax axis, which is followed like a label."""
+    axis = None
+    shape = tuple(call.operands[0].shape)
+    if pair.axis is not None:
+        marker = [1] * len(shape)
+        marker[pair.axis] = shape[pair.axis]
+        count = torch.arange(shape[pair.axis]).reshape(marker)
+        followed = move(Labels(shape, count))
+        varying = (followed[0] if isinstance(followed, tuple) else followed).varying
+        if len(varying) == 1:
+            axis = varying[0]
+        elif shape[pair.axis] == 1 and not isinstance(followed, tuple):
+            axis = len(call.shape) - 1
+        else:
+            return call.lost("tears apart the axis over which attention sums to one")
+    sides = [side for side in (pair.rows, pair.columns) if side is not None]
+    if sides and isinstance(move(sides[0].labels), tuple):
+        count = len(call.result)
+        moves = [lambda labels, part=part: move(labels)[part] for part in range(count)]
+        return PARTS(move_pair(pair, one, axis) for one in moves)
+    return move_pair(pair, move, axis)
+
+
+def _replay(call: Call) -> Callable[[Labels], Any]:
+    args = tuple(_on_cpu(value) for value in call.args[1:])
+    kwargs = {name: _on_cpu(value) for name, value in _without_input(call).items()}
+    name = call.raw_name[:-1] if call.in_place else ""
+    function = getattr(Tensor, name) if name else call.function
+    return lambda labels: labels.replay(function, *args, **kwargs)
+
+
+def _without_input(call: Call) -> dict[str, Any]:
+    return {name: value for name, value in call.kwargs.items() if name != "input"}
+
+
+def _on_cpu(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().cpu()
+    if isinstance(value, (tuple, list)):
+        return type(value)(_on_cpu(part) for part in value)
+    return value

@@ -1,0 +1,332 @@
+"""The recorder: a mode that watches every torch function and keeps track of tokens.
+
+It runs the function, asks the table of rules (`relmap.record.rules`) what became of the operands'
+tokens, and writes the answer on the result. The model is not changed: parameters are frozen while
+it runs, inputs are copies, and tags live on tensors that die with the pass.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from relmap.errors import TraceError
+from relmap.graph import Activation
+from relmap.record.labels import Labels
+from relmap.record.calls import PARTS, Call
+from relmap.record.rules import REPLACED, RULES
+from relmap.record.tags import (
+    AttentionDraft,
+    Constant,
+    Lost,
+    Node,
+    Pair,
+    StateDraft,
+    Tag,
+    Tokens,
+    activation,
+    is_floating,
+)
+
+_TAG = "_relmap_tag"
+_FOREIGN = Lost("an operation that torch functions do not show (compiled, scripted or custom code)")
+_TOUCHES_PARAMETER = frozenset(
+    "expand expand_as repeat unsqueeze view reshape to type_as clone tile __getitem__ embedding "
+    "repeat_interleave permute transpose squeeze flatten contiguous broadcast_to __get__".split()
+)
+
+
+class Recorder(TorchFunctionMode):
+    """Watches torch functions inside a `with` block and drafts the token graph."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.states: list[StateDraft] = []
+        self.attentions: list[AttentionDraft] = []
+        self.approximate: dict[str, None] = {}
+        self.notes: dict[str, None] = {}
+        self.module_names = {id(module): name for name, module in network.named_modules()}
+        self._settled: dict[frozenset[int], StateDraft] = {}
+        self._nodes = 0
+        self._marked: list[Tensor] = []
+        self._sources: list[tuple[StateDraft, Tensor | None, StateDraft]] = []
+
+    # --- watching -------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one torch function and tag what it returns."""
+        name = _name(function)
+        call = Call(self, name, function, args, kwargs or {})
+        if name in REPLACED:
+            return REPLACED[name](call)
+        call.prepare()
+        call.result = result = function(*args, **call.kwargs)
+        if isinstance(result, Tensor) or (
+            isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
+        ):
+            result = self._tag_result(call)
+        return result
+
+    def _tag_result(self, call: Call) -> Any:
+        if not call.tagged:
+            return self._tag_constant(call)
+        rule = RULES.get(call.name)
+        tag: Any
+        if rule is None:
+            lost = call.first_lost()
+            tag = lost or Lost(self.at(f"'{call.name}' mixes tokens in a way relmap does not know"))
+        else:
+            tag = rule(call)
+        result = call.result
+        if isinstance(result, Tensor):
+            self.attach(result, self._kept(result, tag))
+            return result
+        parts = tag if isinstance(tag, PARTS) else [tag] * len(result)
+        for part, part_tag in zip(result, parts, strict=False):
+            if isinstance(part, Tensor):
+                self.attach(part, self._kept(part, part_tag))
+        return result
+
+    def _kept(self, tensor: Tensor, tag: Tag | None) -> Tag | None:
+        """Drop the tag of tensors that carry no tokens: booleans, and integers made by counting."""
+        if tensor.dtype == torch.bool:
+            return None
+        if not is_floating(tensor) and not (
+            isinstance(tag, Tokens) and tag.state.kind == "input"
+        ):
+            return None
+        return tag
+
+    def _tag_constant(self, call: Call) -> Any:
+        """A function of constants: constant, unless it is a softmax between learned tokens."""
+        result = call.result
+        if not isinstance(result, Tensor) or not is_floating(result):
+            return result
+        if call.name == "softmax" and result.ndim >= 3:
+            axis = call.argument(1, "dim", -1)
+            self.attach(result, Pair(None, None, (), int(axis) % result.ndim))
+            return result
+        if not torch.is_grad_enabled():
+            return result
+        if not result.requires_grad and call.name in _TOUCHES_PARAMETER:
+            if any(isinstance(operand, nn.Parameter) for operand in call.operands):
+                # Learned tokens (queries, CLS) need a gradient of their own; weights stay frozen.
+                call.result = result = result.detach().requires_grad_()
+        if result.requires_grad:
+            self.attach(result, Constant())
+        return result
+
+    # --- tags -----------------------------------------------------------------------------------
+
+    def tag(self, tensor: Any) -> Tag | None:
+        """What is known about a tensor; None for a constant."""
+        if not isinstance(tensor, Tensor):
+            return None
+        kept = tensor.__dict__.get(_TAG)
+        if kept is None or kept[0] is not self:
+            foreign = tensor.requires_grad and tensor.grad_fn is not None
+            return _FOREIGN if foreign else None
+        tag = kept[1]
+        if isinstance(tag, Tokens) and tag.pending is not None:
+            settled = self._settled.get(tag.pending.key)
+            if settled is not None:
+                return Tokens(settled, tag.labels, tag.node)
+        return tag
+
+    def attach(self, tensor: Tensor, tag: Tag | None) -> None:
+        """Write a tag on a tensor."""
+        if tag is None:
+            tensor.__dict__.pop(_TAG, None)
+        else:
+            tensor.__dict__[_TAG] = (self, tag)
+
+    def mark(self, tensor: Tensor, tag: Tag) -> None:
+        """Write a tag on a tensor that outlives the pass; it is taken off at the end."""
+        self._marked.append(tensor)
+        self.attach(tensor, tag)
+
+    def forget(self) -> None:
+        """Take tags off the tensors that outlive the pass."""
+        for tensor in self._marked:
+            tensor.__dict__.pop(_TAG, None)
+
+    def node(self, *parents: Node, origin: Node | None = None) -> Node:
+        """A new computed value."""
+        self._nodes += 1
+        return Node(self._nodes, parents, origin.root if origin is not None else None)
+
+    def module(self) -> str:
+        """Path of the innermost module of the network whose forward is running."""
+        frame = sys._getframe(1)
+        while frame is not None:
+            owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
+            name = self.module_names.get(id(owner)) if owner is not None else None
+            if name is not None:
+                return name or "the network"
+            frame = frame.f_back
+        return "the network"
+
+    def at(self, message: str) -> str:
+        """A message with the place it speaks of."""
+        return f"{message}, in {self.module()}"
+
+    def flag(self, what: str) -> None:
+        """Note that tokens see their neighbours from here on."""
+        self.approximate[self.at(what)] = None
+
+    # --- states ---------------------------------------------------------------------------------
+
+    def new_state(self, kind: Any, labels: Labels, **fields: Any) -> StateDraft:
+        """A state whose tokens are numbered over the token axes of `labels`."""
+        shape = tuple(labels.values.shape[axis] for axis in labels.varying) or (1,)
+        draft = StateDraft(
+            index=len(self.states), kind=kind, tokens=math.prod(shape), shape=shape, **fields
+        )
+        draft.module = self.module()
+        draft.node = self.node()
+        self.states.append(draft)
+        return draft
+
+    def add_input(self, name: str, tensor: Tensor) -> None:
+        """Number the elements of a forward argument."""
+        labels = Labels.number(tensor.shape)
+        state = self.new_state("input", labels, names=(name,))
+        state.shape = tuple(tensor.shape)
+        self.mark(tensor, Tokens(state, labels, self.node()))
+
+    def source_of(self, owner: StateDraft, positions: Tensor | None, labels: Labels) -> StateDraft:
+        """The source state made of the input elements `positions` (one source per set of tokens)."""
+        for known, where, state in self._sources:
+            if known is owner and (where is positions or _equal(where, positions)):
+                return state
+        state = self.new_state("source", labels, names=owner.names)
+        state.positions = positions
+        self._sources.append((owner, positions, state))
+        return state
+
+    def tokens_of_input(self, tensor: Tensor, tag: Tokens, features: Iterable[int]) -> Tokens:
+        """See a raw input as tokens: the given axes are features, all others number tokens."""
+        axes = [axis % tensor.ndim for axis in features]
+        positions = tag.labels.full()
+        for axis in axes:
+            positions = positions.amin(dim=axis, keepdim=True)
+        if tag.state.tokens == positions.numel() and not is_floating(tensor):
+            positions = tag.labels.values
+        labels = Labels.number(tensor.shape, axes)
+        state = self.source_of(tag.state, positions.reshape(labels.values.shape), labels)
+        state.stream = state.stream or activation(tensor, labels)
+        tokens = Tokens(state, labels, tag.node)
+        self.attach(tensor, tokens)
+        return tokens
+
+    def settle(self, tag: Tokens, tensor: Tensor | None = None) -> Tokens:
+        """Make the tokens of a tensor a state that others can be made from.
+
+        A raw input becomes tokens (its last axis is the feature axis); an attention output that
+        never met a residual becomes a state without one, once for each set of attentions.
+        """
+        if tag.state.kind == "input" and tensor is not None:
+            tag = self.tokens_of_input(tensor, tag, [tensor.ndim - 1])
+        tag.state.settled = True
+        if tag.pending is None:
+            return tag
+        state = self._settled.get(tag.pending.key)
+        if state is None:
+            drafts = list(tag.pending.attentions)
+            state = self.new_state("join", tag.labels, attentions=drafts, settled=True)
+            state.tokens, state.shape = tag.state.tokens, tag.state.shape
+            state.stream = drafts[0].output if tag.pending.branch is None else tag.pending.branch
+            if tensor is not None and is_floating(tensor):
+                state.stream = activation(tensor, tag.labels)
+            self._settled[tag.pending.key] = state
+        return Tokens(state, tag.labels, tag.node)
+
+    def learn(self, tensor: Tensor, features: Sequence[int]) -> Tokens:
+        """See a constant as learned tokens, numbered over all axes that are not features."""
+        labels = Labels.number(tensor.shape, features)
+        return self.learned(tensor, labels)
+
+    def learned(self, tensor: Tensor, labels: Labels) -> Tokens:
+        """See a constant as learned tokens with given labels."""
+        state = self.new_state("learned", labels, settled=True)
+        state.tokens = int(labels.values.max()) + 1 if labels.values.numel() else 0
+        state.stream = activation(tensor, labels)
+        tag = Tokens(state, labels, self.node())
+        self.mark(tensor, tag)
+        return tag
+
+    def merge(self, tag: Tokens, tensor: Tensor, labels: Labels, parents: Labels) -> Tokens:
+        """Tokens made of several tokens each: `labels` number them, `parents` say of which."""
+        if tag.pending is not None:
+            tag = self.settle(tag, tensor)
+        state = self.new_state("merge", labels, links=[(tag.state, labels, parents)], settled=True)
+        return Tokens(state, labels, self.node(tag.node))
+
+    def join(
+        self, branch: Tokens, residual: Tokens, values: tuple[Any, Any], result: Tensor
+    ) -> Tokens:
+        """The residual stream after an attention: residual + branch."""
+        assert branch.pending is not None
+        self.settle(residual)
+        shape = tuple(result.shape)
+        labels = residual.labels.broadcast_to(shape)
+        rows = branch.labels.broadcast_to(shape)
+        state = self.new_state("join", labels, attentions=list(branch.pending.attentions))
+        state.tokens, state.shape, state.settled = residual.state.tokens, residual.state.shape, True
+        state.links = [(residual.state, labels, labels)]
+        if branch.state is not residual.state or not rows.same_as(labels):
+            state.rows = (branch.state, labels, rows)
+        state.residual, state.branch = (_relabelled(value, labels) for value in values)
+        state.stream = activation(result, labels)
+        return Tokens(state, labels, self.node(branch.node, residual.node))
+
+    def sum(self, parts: Sequence[Tokens], tensors: Sequence[Tensor], result: Tensor) -> Tokens:
+        """Two states added token by token."""
+        shape = tuple(result.shape)
+        parts = [self.settle(part, tensor) for part, tensor in zip(parts, tensors, strict=True)]
+        placed = [part.labels.broadcast_to(shape) for part in parts]
+        features = set(range(len(shape)))
+        for labels in placed:
+            features -= set(labels.varying)
+        labels = Labels.number(shape, sorted(features))
+        links = [(part.state, labels, at) for part, at in zip(parts, placed, strict=True)]
+        state = self.new_state("sum", labels, links=links, settled=True)
+        state.operands = [
+            activation(tensor.expand(shape), labels) for tensor in tensors
+        ]
+        state.stream = activation(result, labels)
+        return Tokens(state, labels, self.node(*(part.node for part in parts)))
+
+    def refuse(self, message: str) -> TraceError:
+        """An error that names the module where recording stopped."""
+        return TraceError(self.at(message))
+
+
+def _relabelled(kept: Activation, labels: Labels) -> Activation:
+    """Both addends of a join are numbered as the join is."""
+    if kept.value.ndim != len(labels.shape):
+        return kept
+    return replace(kept, tokens=labels.values)
+
+
+def _equal(left: Tensor | None, right: Tensor | None) -> bool:
+    if left is None or right is None:
+        return left is right
+    return left.numel() == right.numel() and torch.equal(left.flatten(), right.flatten())
+
+
+def _name(function: Any) -> str:
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        owner = getattr(function, "__self__", None)
+        return f"get_{getattr(owner, '__name__', '')}"
+    return name

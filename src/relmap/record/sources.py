@@ -1,0 +1,159 @@
+"""Which tokens each forward argument became: order, learned tokens beside them, patch grid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from relmap.graph import Source, State
+from relmap.record.passes import Recorded
+from relmap.record.tags import StateDraft
+
+
+def find_sources(
+    recorded: Recorded,
+    drafts: Sequence[StateDraft],
+    states: Sequence[State],
+    examples: Sequence[Tensor],
+    batch: int,
+) -> tuple[Source, ...]:
+    """The sources of a graph, in the order of the forward's arguments."""
+    order = {name: place for place, name in enumerate(recorded.inputs)}
+    found: list[Source] = []
+    for state, draft in zip(states, drafts, strict=True):
+        if state.kind != "source":
+            continue
+        names = tuple(sorted(state.names, key=lambda name: order[name]))
+        report, beside = _with_learned(state, states)
+        tokens = _arrange(report, examples[report.index], batch)
+        elements = _elements(report, state, beside, tokens)
+        grid, cells = _grid(draft, state, recorded, batch)
+        patches = None
+        if grid is not None and cells is not None:
+            patches = _positions(report, state, states, cells, tokens)
+        found.append(
+            Source(names[0], names, report.index, tokens, elements, grid if patches is not None
+                   else None, patches)
+        )  # fmt: skip
+    found.sort(key=lambda source: (order[source.name], source.state))
+    return tuple(_uniquely_named(found))
+
+
+def _uniquely_named(sources: Sequence[Source]) -> list[Source]:
+    """An argument that became tokens twice (two patch sizes) is two sources: `x` and `x.2`."""
+    seen: dict[str, int] = {}
+    named = []
+    for source in sources:
+        count = seen[source.name] = seen.get(source.name, 0) + 1
+        name = source.name if count == 1 else f"{source.name}.{count}"
+        named.append(
+            Source(name, source.names, source.state, source.tokens, source.elements, source.grid,
+                   source.patches)
+        )  # fmt: skip
+    return named
+
+
+def _with_learned(state: State, states: Sequence[State]) -> tuple[State, list[State]]:
+    """Follow a source into the concatenations that only put learned tokens beside it."""
+    chain: list[State] = []
+    current = state
+    for other in states:
+        if other.kind != "concatenation" or other.index <= current.index:
+            continue
+        parents = {link.parent for link in other.links}
+        if current.index not in parents:
+            continue
+        rest = parents - {current.index}
+        if all(states[index].kind == "learned" for index in rest):
+            current = other
+            chain.append(other)
+    return current, chain
+
+
+def _arrange(state: State, examples: Tensor, batch: int) -> Tensor:
+    """Token numbers as (batch, token), -1 where an example has fewer tokens."""
+    rows = [torch.nonzero(examples == example).flatten() for example in range(batch)]
+    width = max((len(row) for row in rows), default=0)
+    tokens = torch.full((batch, width), -1)
+    for example, row in enumerate(rows):
+        tokens[example, : len(row)] = row
+    return tokens
+
+
+def _elements(report: State, source: State, chain: list[State], tokens: Tensor) -> Tensor:
+    """Which of the source's own tokens each reported token is; -1 where no input made it."""
+    made = _mapped(torch.arange(source.tokens), source, chain)
+    own = torch.full((report.tokens,), -1)
+    kept = made >= 0
+    own[made[kept]] = torch.arange(source.tokens)[kept]
+    return torch.where(tokens >= 0, own[tokens.clamp_min(0)], -1)
+
+
+def _mapped(tokens: Tensor, source: State, chain: Sequence[State]) -> Tensor:
+    """Where tokens of the source stand in the last state of the chain."""
+    current = source.index
+    for state in chain:
+        place = torch.full((int(tokens.max()) + 1,), -1)
+        for link in state.links:
+            if link.parent != current:
+                continue
+            if link.parent_tokens is None or link.child_tokens is None:
+                place = torch.arange(len(place))
+                continue
+            kept = link.parent_tokens < len(place)
+            place[link.parent_tokens[kept]] = link.child_tokens[kept]
+        tokens = torch.where(tokens >= 0, place[tokens.clamp_min(0)], -1)
+        current = state.index
+    return tokens
+
+
+def _positions(
+    report: State, source: State, states: Sequence[State], cells: Tensor, tokens: Tensor
+) -> Tensor | None:
+    chain = _with_learned(source, states)[1]
+    placed = _mapped(cells, source, chain)
+    if bool((placed < 0).any()):
+        return None
+    where = torch.full((report.tokens,), -1)
+    first = tokens[0][tokens[0] >= 0]
+    where[first] = torch.arange(len(first))
+    positions = where[placed]
+    return None if bool((positions < 0).any()) else positions
+
+
+def _grid(
+    draft: StateDraft, state: State, recorded: Recorded, batch: int
+) -> tuple[tuple[int, ...] | None, Tensor | None]:
+    """The patch grid and the source tokens of example 0 in row-major order."""
+    if draft.grid is not None:
+        if len(draft.grid) < 2:
+            return None, None
+        count = math.prod(draft.grid)
+        if count * batch != state.tokens:
+            return None, None
+        return draft.grid, torch.arange(count)
+    image = recorded.inputs[draft.names[0]]
+    if draft.positions is None or image.ndim != 4 or state.tokens % batch:
+        return None, None
+    return _grid_of_positions(draft.positions.flatten(), tuple(image.shape), state.tokens // batch)
+
+
+def _grid_of_positions(
+    positions: Tensor, shape: tuple[int, ...], count: int
+) -> tuple[tuple[int, ...] | None, Tensor | None]:
+    """The grid of tokens cut out of an image by reshaping: where their first pixels lie."""
+    first = positions < math.prod(shape[1:])
+    tokens = torch.nonzero(first).flatten()
+    if len(tokens) != count:
+        return None, None
+    width = shape[-1]
+    pixel = positions[tokens] % (shape[-2] * width)
+    rows, columns = pixel // width, pixel % width
+    height, wide = len(torch.unique(rows)), len(torch.unique(columns))
+    if height * wide != count:
+        return None, None
+    order = torch.argsort(rows * width + columns)
+    return (height, wide), tokens[order]

@@ -1,0 +1,176 @@
+"""Registries: names and spellings, discovery of sibling files and plug-ins, and what errors say."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import itertools
+import pickle
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from relmap.errors import EXTRAS, InputError, MissingExtraError, RelmapError, TraceError
+from relmap.registry import Registry
+
+ROOM = 'from relmap.registry import Registry\n\nPLANTS = Registry("plant", "{package}")\n'
+SIBLING = '''
+from {package} import PLANTS
+
+@PLANTS.register("oak-tree", aliases=("quercus",), reference="linnaeus", needs=["light"], tall=1)
+def oak(seed, *, age=1, soil: str = "loam"):
+    """A tree.
+
+    With acorns.
+    """
+'''
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Registry]]:
+    """Makes a package whose `__init__` holds PLANTS and whose files register themselves."""
+    package = f"garden{next(_numbers)}"
+    folder = tmp_path / package
+    folder.mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(**siblings: str) -> Registry:
+        (folder / "__init__.py").write_text(ROOM.format(package=package))
+        for name, source in siblings.items():
+            (folder / f"{name}.py").write_text(source.format(package=package))
+        importlib.invalidate_caches()
+        return importlib.import_module(package).PLANTS
+
+    yield make
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
+        del sys.modules[name]
+
+
+class Point:
+    """Stands in for an entry point."""
+
+    def __init__(self, name: str, load: Callable[[], object]) -> None:
+        self.name, self.value, self.load = name, f"somewhere:{name}", load
+
+
+def test_siblings_are_imported_on_the_first_question_only(room):
+    plants = room(oak=SIBLING)
+    assert f"{plants.package}.oak" not in sys.modules
+    assert plants.names() == ["oak-tree"]
+    assert f"{plants.package}.oak" in sys.modules
+
+
+def test_an_entry_says_what_its_decorator_and_docstring_say(room):
+    entry = room(oak=SIBLING).get("oak-tree")
+    assert entry.function.__name__ == "oak"
+    assert (entry.about, entry.reference, entry.needs) == ("A tree.", "linnaeus", ("light",))
+    assert entry.metadata == {"tall": 1}
+    with pytest.raises(TypeError):
+        entry.metadata["tall"] = 0
+
+
+@pytest.mark.parametrize("spelling", ["oak-tree", "Oak_Tree", " OAK TREE ", "quercus", "Quercus"])
+def test_spellings(room, spelling):
+    plants = room(oak=SIBLING)
+    assert plants.get(spelling).name == "oak-tree"
+    assert spelling in plants
+
+
+def test_options_are_the_keyword_only_parameters(room):
+    options = room(oak=SIBLING).options("quercus")
+    assert {name: option.default for name, option in options.items()} == {"age": 1, "soil": "loam"}
+
+
+def test_it_is_a_collection_of_names(room):
+    plants = room(oak=SIBLING, ash=SIBLING.replace("oak", "ash").replace("quercus", "fraxinus"))
+    assert list(plants) == plants.names() == ["ash-tree", "oak-tree"]
+    assert [entry.name for entry in plants.entries()] == plants.names()
+    assert len(plants) == 2
+    assert 7 not in plants
+
+
+def test_an_unknown_name_suggests_and_lists(room):
+    plants = room(oak=SIBLING)
+    with pytest.raises(
+        InputError, match=r"no plant 'oaktree'. Did you mean 'oak-tree'\? Known: oak"
+    ):
+        plants.get("oaktree")
+    with pytest.raises(InputError, match=r"no plant 'zzz'. Known: oak-tree"):
+        plants.get("zzz")
+    with pytest.raises(InputError, match="Known: none"):
+        Registry("plant", "colorsys").get("oak")
+
+
+@pytest.mark.parametrize("name", ["OakTree", "oak_tree", "oak--tree", "-oak", ""])
+def test_names_are_kebab_case(name):
+    with pytest.raises(InputError, match="kebab case"):
+        Registry("plant", "colorsys").register(name)
+
+
+@pytest.mark.parametrize("aliases", [(), ("Elm",)])
+def test_a_taken_name_is_refused(aliases):
+    plants = Registry("plant", "colorsys")
+    plants.register("elm")(len)
+    with pytest.raises(InputError, match=r"'elm' is taken by builtins.len"):
+        plants.register("elm-tree" if aliases else "elm", aliases=aliases)(print)
+    assert plants.names() == ["elm"]
+    assert plants.get("elm").function is len
+
+
+def test_a_reloaded_module_may_register_again(room):
+    plants = room(oak=SIBLING)
+    before = plants.get("oak-tree").function
+    importlib.reload(sys.modules[f"{plants.package}.oak"])
+    assert plants.get("oak-tree").function is not before
+
+
+def test_a_sibling_that_fails_is_an_error_every_time(room):
+    plants = room(oak="raise OSError('no rain')")
+    for _ in range(2):
+        with pytest.raises(OSError, match="no rain"):
+            plants.names()
+
+
+def test_plugins_come_from_entry_points_of_the_rooms_name(monkeypatch):
+    plants = Registry("plant", "colorsys")
+    groups = []
+
+    def entry_points(*, group):
+        groups.append(group)
+        return [Point("fern", lambda: plants.register("fern")(len))]
+
+    monkeypatch.setattr(importlib.metadata, "entry_points", entry_points)
+    assert plants.names() == ["fern"]
+    assert groups == ["colorsys"]
+
+
+def test_a_broken_plugin_is_left_out_with_a_warning(monkeypatch):
+    def broken():
+        raise ModuleNotFoundError("no spores")
+
+    plants = Registry("plant", "colorsys")
+    plants.register("elm")(len)
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Point("fern", broken)])
+    with pytest.warns(RuntimeWarning, match=r"plant plug-in 'fern' \(somewhere:fern\).*no spores"):
+        assert plants.names() == ["elm"]
+
+
+def test_errors_are_what_python_users_expect():
+    assert issubclass(InputError, ValueError)
+    assert issubclass(TraceError, RuntimeError)
+    assert issubclass(MissingExtraError, ImportError)
+    assert all(
+        issubclass(kind, RelmapError) for kind in (InputError, TraceError, MissingExtraError)
+    )
+
+
+@pytest.mark.parametrize("extra", EXTRAS)
+def test_a_missing_extra_is_one_sentence_with_the_command(extra):
+    error = MissingExtraError(extra)
+    assert str(error) == (
+        f"relmap's {EXTRAS[extra]} need the extra '{extra}': pip install 'relmap[{extra}]'"
+    )
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
