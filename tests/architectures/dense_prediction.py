@@ -90,7 +90,10 @@ def vit_pose(kind):
 def vit_matte(kind):
     config = kind.config_class(
         backbone_config={
-            **VISION, "image_size": 32, "num_channels": 4, "patch_size": 16,
+            **VISION,
+            "image_size": 32,
+            "num_channels": 4,
+            "patch_size": 16,
             "model_type": "vitdet",
             "out_features": ["stage2"],
         },

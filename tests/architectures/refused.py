@@ -210,7 +210,8 @@ def focal_net(kind):
 
 TWO_LEVELS = {
     "backbone_config": {**RESNET, "out_features": ["stage1", "stage2"]},
-    **SIZES, "d_model": 32,
+    **SIZES,
+    "d_model": 32,
     "num_feature_levels": 2,
     "encoder_n_points": 2,
     "decoder_n_points": 2,

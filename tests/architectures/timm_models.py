@@ -30,23 +30,36 @@ def _made(model, *, size, **changes):
 
 @entry("timm:vit_tiny_patch16_224", attentions=2, model="vit_tiny_patch16_224")
 @entry("timm:deit3_small_patch16_224", attentions=2, model="deit3_small_patch16_224")
-@entry("timm:deit_tiny_distilled", attentions=2, model="deit_tiny_distilled_patch16_224")
+@entry(
+    "timm:deit_tiny_distilled_patch16_224", attentions=2, model="deit_tiny_distilled_patch16_224"
+)
 @entry("timm:beit_base_patch16_224", attentions=2, model="beit_base_patch16_224")
 @entry("timm:flexivit_small", attentions=2, model="flexivit_small")
 @entry("timm:eva02_tiny_patch14_224", attentions=2, model="eva02_tiny_patch14_224", patch=14)
 @entry("timm:eva02_base_patch14_224", attentions=2, model="eva02_base_patch14_224", patch=14)
 @entry("timm:eva_giant_patch14_224", attentions=2, model="eva_giant_patch14_224", patch=14)
 @entry("timm:vit_base_patch16_siglip_224", attentions=3, model="vit_base_patch16_siglip_224")
-@entry("timm:vit_so150m_reg4_map", attentions=3, model="vit_so150m_patch16_reg4_map_256")
-@entry("timm:vit_small_reg4_dinov2", attentions=2, model="vit_small_patch14_reg4_dinov2", patch=14)
-@entry("timm:vit_base_dinov3", attentions=2, model="vit_base_patch16_dinov3")
+@entry(
+    "timm:vit_so150m_patch16_reg4_map_256", attentions=3, model="vit_so150m_patch16_reg4_map_256"
+)
+@entry(
+    "timm:vit_small_patch14_reg4_dinov2",
+    attentions=2,
+    model="vit_small_patch14_reg4_dinov2",
+    patch=14,
+)
+@entry("timm:vit_base_patch16_dinov3", attentions=2, model="vit_base_patch16_dinov3")
 @entry("timm:vit_medium_patch16_gap_256", attentions=2, model="vit_medium_patch16_gap_256")
-@entry("timm:vit_base_rope_reg1_gap", attentions=2, model="vit_base_patch16_rope_reg1_gap_256")
+@entry(
+    "timm:vit_base_patch16_rope_reg1_gap_256",
+    attentions=2,
+    model="vit_base_patch16_rope_reg1_gap_256",
+)
 @entry("timm:vit_relpos_small_patch16_224", attentions=2, model="vit_relpos_small_patch16_224")
 @entry("timm:vit_srelpos_small_patch16_224", attentions=2, model="vit_srelpos_small_patch16_224")
 @entry("timm:samvit_base_patch16", attentions=2, local=True, model="samvit_base_patch16")
 @entry("timm:vit_base_patch32_clip_224", attentions=2, model="vit_base_patch32_clip_224", patch=32)
-@entry("timm:vit_pe_core_tiny", attentions=3, model="vit_pe_core_tiny_patch16_384")
+@entry("timm:vit_pe_core_tiny_patch16_384", attentions=3, model="vit_pe_core_tiny_patch16_384")
 @entry("timm:aimv2_large_patch14_224", attentions=2, model="aimv2_large_patch14_224", patch=14)
 @entry("timm:naflexvit_base_patch16_gap", attentions=2, model="naflexvit_base_patch16_gap")
 @entry("timm:vit_tiny_r_s16_p8_224", attentions=2, model="vit_tiny_r_s16_p8_224", patch=32)
@@ -222,8 +235,8 @@ def mobile_vit():
 
 
 # Three attentions between the last convolutions of a residual network.
-@entry("timm:eca_botnext26ts_256", attentions=3, approximate=True, model="eca_botnext26ts_256")
-@entry("timm:halonet26t", attentions=3, approximate=True, model="halonet26t")
+@entry("timm:eca_botnext26ts_256", attentions=3, local=True, model="eca_botnext26ts_256")
+@entry("timm:halonet26t", attentions=3, local=True, model="halonet26t")
 def residual(*, model):
     return _made(model, size=256)
 

@@ -160,7 +160,6 @@ def _class(config: Any, trust_remote_code: bool) -> Any:
 def _parts(name: str, trust_remote_code: bool) -> Parts:
     import transformers
 
-    loaded: dict[str, Any] = {}
     problems: dict[str, str] = {}
 
     def attempt(part: str, auto: Any) -> Any:
@@ -171,22 +170,35 @@ def _parts(name: str, trust_remote_code: bool) -> Parts:
             return None
 
     found = attempt("processor", transformers.AutoProcessor)
-    if found is not None and (hasattr(found, "tokenizer") or hasattr(found, "image_processor")):
-        loaded["processor"] = found  # else it is one of the parts below
-    for part in ("tokenizer", "image_processor", "feature_extractor"):
-        loaded[part] = getattr(found, part, None)
-    if loaded["tokenizer"] is None and _may_have_tokenizer(name):
+    loaded = _sorted(found)
+    if "tokenizer" not in loaded and _may_have_tokenizer(name):
         tokenizer = attempt("tokenizer", transformers.AutoTokenizer)
         # Without files some classes come with special tokens and no word at all.
         if tokenizer is not None and len(tokenizer) > len(tokenizer.all_special_ids):
             loaded["tokenizer"] = tokenizer
-    if loaded["image_processor"] is None:
-        loaded["image_processor"] = attempt("image_processor", transformers.AutoImageProcessor)
-    if loaded["feature_extractor"] is None and loaded["image_processor"] is None:
-        loaded["feature_extractor"] = attempt(
-            "feature_extractor", transformers.AutoFeatureExtractor
-        )
+    if "image_processor" not in loaded and "feature_extractor" not in loaded:
+        # Its short name hides it where torchvision is missing, though it does without (5.17).
+        from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+        loaded["image_processor"] = attempt("image_processor", AutoImageProcessor)
+        if loaded["image_processor"] is None:
+            extractor = attempt("feature_extractor", transformers.AutoFeatureExtractor)
+            loaded["feature_extractor"] = extractor
     return Parts(**loaded, problems=problems)
+
+
+def _sorted(found: Any) -> dict[str, Any]:
+    # AutoProcessor gives a whole processor or, where there is none, the only part it finds.
+    names = ("tokenizer", "image_processor", "feature_extractor")
+    parts = {name: getattr(found, name, None) for name in names}
+    parts = {name: part for name, part in parts.items() if part is not None}
+    if parts:
+        return {"processor": found, **parts}
+    if hasattr(found, "convert_ids_to_tokens"):
+        return {"tokenizer": found} if len(found) > len(found.all_special_ids) else {}
+    if hasattr(found, "sampling_rate"):
+        return {"feature_extractor": found}
+    return {} if found is None or not hasattr(found, "preprocess") else {"image_processor": found}
 
 
 def _may_have_tokenizer(name: str) -> bool:
