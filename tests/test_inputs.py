@@ -193,3 +193,16 @@ def test_one_text_is_repeated_for_its_images():
     paired = arguments.pair(nn.Identity(), inputs)
     assert paired["input_ids"].shape == paired["attention_mask"].shape == (2, 5)
     assert paired["pixel_values"].shape == (2, 3, 4, 4)
+
+
+def test_examples_are_counted():
+    class WordsObjectDetection(nn.Identity):
+        pass
+
+    inputs = {"pixel_values": torch.rand(6, 3, 4, 4), "input_ids": torch.ones(2, 5)}
+    assert arguments.count_examples(nn.Identity(), inputs) == 2
+    assert arguments.count_examples(WordsObjectDetection(), inputs) == 6
+    assert arguments.count_examples(nn.Identity(), {"size": 3, "x": torch.rand(4, 2)}) == 4
+    assert arguments.count_examples(nn.Identity(), {"series": [torch.rand(4)] * 3}) == 3
+    with pytest.raises(InputError, match="size"):
+        arguments.count_examples(nn.Identity(), {"size": 3})

@@ -61,9 +61,9 @@ def count_examples(network: nn.Module, inputs: Mapping[str, Any]) -> int:
     """
     names = ("input_ids", "inputs_embeds", "pixel_values")
     first = names[::-1] if "Detection" in type(network).__name__ else names
-    tensors = [value for value in inputs.values() if isinstance(value, Tensor) and value.ndim > 0]
-    for value in [*(inputs.get(name) for name in first), *tensors]:
-        if isinstance(value, Tensor) and value.ndim > 0:
+    for value in [*(inputs.get(name) for name in first), *inputs.values()]:
+        rows = isinstance(value, list | tuple) and value and isinstance(value[0], Tensor)
+        if rows or (isinstance(value, Tensor) and value.ndim > 0):
             return len(value)
     raise InputError(f"There is no tensor among the inputs ({', '.join(inputs) or 'none'}).")
 

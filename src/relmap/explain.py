@@ -117,7 +117,8 @@ def _separate(
     given: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
     for name, value in inputs.items():
-        is_input = name in forward or name in friendly or (not forward and _takes_any(model))
+        more = isinstance(value, Tensor) and _takes_any(model)
+        is_input = name in forward or name in friendly or more
         if name in options and is_input:
             raise InputError(
                 f"{name!r} is an input of {model.name} and an option of {method}: "
@@ -210,6 +211,9 @@ def _batch(tagged: Mapping[str, Tensor], target: Any, output: Any) -> int:
             values = target(output)
         if isinstance(values, Tensor) and values.ndim == 1 and len(values) in sizes:
             return len(values)
+    boxes = output.get("pred_boxes") if isinstance(output, Mapping) else None
+    if isinstance(boxes, Tensor):
+        return boxes.shape[0]
     for name in ("input_ids", "inputs_embeds", "input_features", "input_values"):
         if name in tagged:
             return tagged[name].shape[0]

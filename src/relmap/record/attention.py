@@ -44,13 +44,16 @@ def scaled_dot_product_attention(call: Call) -> Any:
     if lost is None and any(isinstance(tag, Pair) for tag in tags):
         lost = call.lost("attends to scores")
     if lost is not None:
+        recorder.hidden.append(lost.reason)
         recorder.attach(output, lost)
         return output
     output = _with_gradient(output)
     found = _token_operands(recorder, (q, k, v), tags)
     for tag in found:
         if tag.labels.shape[-1] > 1 and len(tag.labels.shape) - 1 in tag.labels.varying:
-            recorder.attach(output, call.lost("attends over channels instead of tokens"))
+            lost = call.lost("attends over channels instead of tokens")
+            recorder.hidden.append(lost.reason)
+            recorder.attach(output, lost)
             return output
     rows, keys, values = (Tokens(t.state, t.labels.collapse([-1]), t.node) for t in found)
     lead = output.shape[:-2]

@@ -91,6 +91,7 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
         tag = call.recorder.merge(tag, tensor, numbers, tag.labels)
     node = call.recorder.node(tag.node)
     labels = project(tag.labels, letters, out, call.shape)
+    tag.state.projected = True
     return Tokens(tag.state, labels, node, tag.pending)
 
 

@@ -49,7 +49,8 @@ def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag
     tensor = call.operands[0]
     spatial = len(window) if window is not None else _spatial_axes(call, tensor)
     channel_axis = tensor.ndim - spatial - 1
-    if tag.state.kind == "input" or (tag.state.kind == "source" and not tag.state.settled):
+    stem = tag.state.kind == "source" and not (tag.state.settled or tag.state.projected)
+    if tag.state.kind == "input" or stem:
         return _fresh_grid(call, tag, spatial)
     if channels and channel_axis in tag.labels.varying:
         return call.lost("mixes tokens as if they were channels")
@@ -104,8 +105,9 @@ def _same_grid(
         else:
             widths = [0] * (2 * (values.ndim - axis - 1)) + [0, difference]
             values = functional.pad(values, widths, value=NO_TOKEN)
-    call.recorder.flag("a local convolution or pooling between tokens")
-    return Tokens(tag.state, Labels(call.shape, values), call.recorder.node(tag.node), tag.pending)
+    node = call.recorder.node(tag.node)
+    call.recorder.flag("a local convolution or pooling between tokens", node)
+    return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
 
 
 def _coarser_grid(
@@ -133,9 +135,12 @@ def _coarser_grid(
     whole = Labels((*gathered.shape,), gathered)
     link = (tag.state, places, whole)
     state = call.recorder.new_state("merge", numbers, links=[link], settled=True)
-    if window is not None and any(size > 1 for size in window) and _overlaps(before, after, window):
-        call.recorder.flag("overlapping windows that merge tokens")
-    return Tokens(state, numbers, call.recorder.node(tag.node))
+    node = call.recorder.node(tag.node)
+    if "pool" in call.name:
+        call.recorder.flag("a pooling between tokens", node)
+    elif window is not None and _overlaps(before, after, window):
+        call.recorder.flag("overlapping windows that merge tokens", node)
+    return Tokens(state, numbers, node)
 
 
 def _overlaps(before: Any, after: Any, window: tuple[int, ...]) -> bool:

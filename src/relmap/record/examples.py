@@ -25,6 +25,11 @@ def token_examples(
     found: list[Tensor | None] = [_from_shape(state, attentions, batch) for state in states]
     for state in reversed(states):
         _hand_down(state, states, attentions, found)
+    for state in states:
+        _hand_up(state, found)
+    for state in states:
+        if found[state.index] is None:
+            found[state.index] = _contiguous(state, batch)
     return tuple(
         torch.full((state.tokens,), UNKNOWN) if one is None else one
         for state, one in zip(states, found, strict=True)
@@ -64,6 +69,30 @@ def _from_shape(state: State, attentions: Sequence[Attention], batch: int) -> Te
     if axis is None:
         return None
     return torch.arange(state.tokens) // math.prod(state.shape[axis + 1 :]) % batch
+
+
+def _hand_up(state: State, found: list[Tensor | None]) -> None:
+    """A state made from one whose examples are known."""
+    if found[state.index] is not None:
+        return
+    mine = torch.full((state.tokens,), UNKNOWN)
+    for link in state.links:
+        theirs = found[link.parent]
+        if theirs is None:
+            continue
+        if link.child_tokens is None or link.parent_tokens is None:
+            mine = theirs.clone()
+        else:
+            mine[link.child_tokens] = theirs[link.parent_tokens]
+    if bool((mine >= 0).any()):
+        found[state.index] = mine
+
+
+def _contiguous(state: State, batch: int) -> Tensor | None:
+    """Frames or texts of one example lie side by side along the first axis."""
+    if math.prod(state.shape) != state.tokens or state.shape[0] % batch:
+        return None
+    return torch.arange(state.tokens) // (state.tokens // batch)
 
 
 def _hand_down(

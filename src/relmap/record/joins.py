@@ -230,7 +230,7 @@ def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Token
     finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
     keep, gate = ((left, right), (right, left))[finer]
     if keep.state.settled and gate.state.kind != "input":
-        recorder.flag("a gate computed from several tokens")
+        recorder.flag("a gate computed from several tokens", node)
     return Tokens(keep.state, labels[finer], node)
 
 

@@ -106,6 +106,15 @@ def identity_shape(call: Call) -> Tag | None:
     return _moved(call, move)
 
 
+def as_complex(call: Call) -> Tag | None:
+    """view_as_complex and view_as_real: two features become one number, or the reverse."""
+
+    def move(labels: Labels) -> Labels:
+        return labels.collapse([-1]) if call.name.endswith("complex") else labels.append_feature(2)
+
+    return _moved(call, move)
+
+
 def selected(call: Call) -> Any:
     """sort, topk and the like along a feature axis keep tokens; along tokens they lose them."""
     tag = call.tag()

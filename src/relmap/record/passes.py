@@ -23,7 +23,7 @@ from relmap.record.tags import is_floating
 _TURNS = threading.RLock()
 _AUXILIARY = (
     "mask", "position_id", "position_embed", "token_type", "type_id", "_size", "image_sizes",
-    "grid_thw", "_shape", "labels", "cache", "past_", "head_", "_lens", "lengths", "spatial_shapes",
+    "grid_thw", "_shape", "labels", "cache", "past_key", "head_", "_lens", "lengths", "spatial_shapes",
     "ratio", "_index", "indices", "num_", "noise", "timestamps", "time_features", "bool_",
     "global_attention", "rope_", "seqlens", "padding",
 )  # fmt: skip
@@ -53,6 +53,8 @@ def recording(network: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Recorde
         arguments, tagged = _enter(recorder, inputs)
         with recorder:
             output = network(**arguments)
+        if not recorder.attentions and recorder.hidden:
+            raise TraceError(f"relmap cannot follow the tokens: {recorder.hidden[0]}")
         if not recorder.attentions:
             raise TraceError(
                 "no attention was found in this network's forward pass; relmap explains "

@@ -36,7 +36,6 @@ from relmap.record.tags import (
 )
 
 _TAG = "_relmap_tag"
-_FOREIGN = Lost("an operation that torch functions do not show (compiled, scripted or custom code)")
 _TOUCHES_PARAMETER = frozenset(
     "expand expand_as repeat unsqueeze view reshape to type_as clone tile __getitem__ embedding "
     "repeat_interleave permute transpose squeeze flatten contiguous broadcast_to __get__".split()
@@ -50,8 +49,8 @@ class Recorder(TorchFunctionMode):
         super().__init__()
         self.states: list[StateDraft] = []
         self.attentions: list[AttentionDraft] = []
-        self.approximate: dict[str, None] = {}
-        self.notes: dict[str, None] = {}
+        self.hidden: list[str] = []
+        self._flags: list[tuple[Node, str]] = []
         self.module_names = {id(module): name for name, module in network.named_modules()}
         self._settled: dict[frozenset[int], StateDraft] = {}
         self._nodes = 0
@@ -133,14 +132,18 @@ class Recorder(TorchFunctionMode):
             return None
         kept = tensor.__dict__.get(_TAG)
         if kept is None or kept[0] is not self:
-            foreign = tensor.requires_grad and tensor.grad_fn is not None
-            return _FOREIGN if foreign else None
+            return self._foreign(tensor) if tensor.requires_grad and tensor.grad_fn else None
         tag = kept[1]
         if isinstance(tag, Tokens) and tag.pending is not None:
             settled = self._settled.get(tag.pending.key)
             if settled is not None:
                 return Tokens(settled, tag.labels, tag.node)
         return tag
+
+    def _foreign(self, tensor: Tensor) -> Lost:
+        """A tensor that takes part in autograd, but that no watched function returned."""
+        kind = type(tensor.grad_fn).__name__
+        return Lost(self.at(f"a tensor came out of code that relmap cannot watch ({kind})"))
 
     def attach(self, tensor: Tensor, tag: Tag | None) -> None:
         """Write a tag on a tensor."""
@@ -179,9 +182,20 @@ class Recorder(TorchFunctionMode):
         """A message with the place it speaks of."""
         return f"{message}, in {self.module()}"
 
-    def flag(self, what: str) -> None:
-        """Note that tokens see their neighbours from here on."""
-        self.approximate[self.at(what)] = None
+    def flag(self, what: str, node: Node) -> None:
+        """Note that tokens see their neighbours in everything computed from a value."""
+        self._flags.append((node, self.at(what)))
+
+    def approximations(self, attentions: Iterable[AttentionDraft]) -> tuple[str, ...]:
+        """The flags that lie between tokens and the queries, keys or values of some attentions."""
+        reached: set[int] = set()
+        waiting = [node for draft in attentions for node in draft.nodes]
+        while waiting:
+            node = waiting.pop()
+            if node.index not in reached:
+                reached.add(node.index)
+                waiting += [*node.parents, *((node.origin,) if node.origin else ())]
+        return tuple(dict.fromkeys(text for node, text in self._flags if node.index in reached))
 
     # --- states ---------------------------------------------------------------------------------
 
@@ -300,6 +314,7 @@ class Recorder(TorchFunctionMode):
         labels = Labels.number(shape, sorted(features))
         links = [(part.state, labels, at) for part, at in zip(parts, placed, strict=True)]
         state = self.new_state("sum", labels, links=links, settled=True)
+        state.mixes = len({id(part.state) for part in parts}) < len(parts)
         state.operands = [
             activation(tensor.expand(shape), labels) for tensor in tensors
         ]

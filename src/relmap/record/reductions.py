@@ -9,7 +9,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from torch import Tensor
+
 from relmap.record.calls import PARTS, Call, along
+from relmap.record.joins import pointwise
 from relmap.record.labels import Labels
 from relmap.record.tags import Pair, Tag, Tokens, activation, is_floating
 
@@ -18,6 +21,8 @@ def reduce(call: Call) -> Any:
     """sum, mean, amax, ...: over features the tokens stay, over tokens they merge."""
     tag = call.tag()
     result = call.result
+    if isinstance(call.argument(1, "other", None), Tensor):
+        return pointwise(call)
     if isinstance(result, (tuple, list)):
         call.result = result[0]
         first = reduce(call)
@@ -27,8 +32,6 @@ def reduce(call: Call) -> Any:
         return _reduced_pair(call, tag)
     if not isinstance(tag, Tokens):
         return tag
-    if len(call.operands) > 1:
-        return along(call, tag)
     if not is_floating(call.operands[0]):
         return None
     return _reduced(call, tag, _reduced_axes(call))
@@ -93,8 +96,10 @@ def normalise(call: Call) -> Tag | None:
     rank = call.operands[0].ndim
     count = 1 if isinstance(shape, int) else len(shape)
     gone = tuple(range(rank - count, rank))
-    kept = _reduced_over(call, tag, gone)
-    return kept
+    tag = _reduced_over(call, tag, gone)
+    if isinstance(tag, Tokens):
+        tag.state.projected = True
+    return tag
 
 
 def normalise_axis(call: Call) -> Tag | None:
@@ -174,5 +179,8 @@ def group_norm(call: Call) -> Tag | None:
     if isinstance(tag, Tokens) and tag.state.kind == "input":
         return along(call, tag)
     if isinstance(tag, Tokens) and tag.state.settled:
-        call.recorder.flag("a normalisation over all tokens of an example")
+        normed = along(call, tag)
+        assert isinstance(normed, Tokens)
+        call.recorder.flag("a normalisation over all tokens of an example", normed.node)
+        return normed
     return along(call, tag) if isinstance(tag, (Tokens, Pair)) else tag

@@ -50,6 +50,7 @@ _TABLE: dict[Rule, str] = {
     movement.pad: "pad _pad",
     movement.as_doubles: "pixel_shuffle pixel_unshuffle channel_shuffle unfold",
     movement.identity_shape: "as_strided",
+    movement.as_complex: "view_as_complex view_as_real",
     movement.selected: "topk sort",
     # element by element
     joins.add: "add sub",

@@ -68,6 +68,8 @@ class StateDraft:
     positions: Tensor | None = None
     module: str = ""
     settled: bool = False
+    projected: bool = False
+    mixes: bool = False
     node: Node | None = None
 
 
@@ -141,7 +143,8 @@ Tag = Tokens | Pair | Constant | Lost
 
 def activation(tensor: Tensor, labels: Labels, copy: bool = False) -> Activation:
     """Keep a tensor with the place where its gradient arrives."""
-    edge = get_gradient_edge(tensor) if tensor.requires_grad else None
+    followed = tensor.requires_grad and (tensor.is_leaf or tensor.grad_fn is not None)
+    edge = get_gradient_edge(tensor) if followed else None
     value = tensor.detach().clone() if copy else tensor.detach()
     # A detached tensor shares its version counter, so a later in-place change can be noticed.
     return Activation(value, edge, labels.values, value._version)
@@ -149,4 +152,4 @@ def activation(tensor: Tensor, labels: Labels, copy: bool = False) -> Activation
 
 def is_floating(tensor: Tensor) -> bool:
     """Whether a tensor can carry a gradient."""
-    return tensor.dtype.is_floating_point or tensor.dtype == torch.complex64
+    return tensor.dtype.is_floating_point or tensor.dtype == torch.complex64 or tensor.dtype == torch.complex128

@@ -175,7 +175,9 @@ def _joint(call: Call, tensors: list[Tensor], tags: list[Any], axis: int) -> Tag
     known = [tag for tag in settled if isinstance(tag, Tokens)]
     varying = {a for tag in known for a in tag.labels.varying} | {axis}
     features = [a for a in range(tensors[0].ndim) if a not in varying]
-    if axis == tensors[0].ndim - 1 and not any(axis in tag.labels.varying for tag in known):
+    if not any(axis in tag.labels.varying for tag in known) and (
+        axis == tensors[0].ndim - 1 or any(tensor.shape[axis] > 1 for tensor in tensors)
+    ):
         return _feature_blocks(call, tensors, known, axis)
     parts: list[Tokens] = []
     for tensor, tag in zip(tensors, settled, strict=True):
@@ -299,7 +301,7 @@ def _run_on_codes(call: Call, operands: list[Any], coded: dict[int, Any]) -> Ten
         target[args[1]] = args[2] if isinstance(args[2], Tensor) else 0
         return target
     if name in ("masked_fill", "index_fill"):
-        args[-1] = 0
+        args, kwargs = [*args[: _VALUE_AT[name]], 0], {}
     if name == "copy":
         return args[1].expand_as(args[0]).clone()
     if name == "index_add":
