@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relmap.arguments import complete, forward_names
+from relmap.arguments import complete, count_examples, forward_names
 from relmap.attribution import Attribution
 from relmap.backwards import BACKWARDS
 from relmap.errors import InputError
@@ -195,7 +195,7 @@ def _context(
     output: Any,
 ) -> TargetContext:  # fmt: skip
     return TargetContext(
-        batch=_batch(tagged, target, output),
+        batch=_batch(model, arguments, tagged, target, output),
         inputs=arguments,
         config=getattr(model.network, "config", None),
         labels=model.labels,
@@ -203,7 +203,10 @@ def _context(
     )
 
 
-def _batch(tagged: Mapping[str, Tensor], target: Any, output: Any) -> int:
+def _batch(
+    model: Model, arguments: Mapping[str, Any], tagged: Mapping[str, Tensor], target: Any,
+    output: Any,
+) -> int:  # fmt: skip
     """Examples in the batch: what a target function returns, or the size of the main input."""
     sizes = {axis for tensor in tagged.values() for axis in tensor.shape[:2]}
     if callable(target) and not isinstance(target, Target):
@@ -211,10 +214,4 @@ def _batch(tagged: Mapping[str, Tensor], target: Any, output: Any) -> int:
             values = target(output)
         if isinstance(values, Tensor) and values.ndim == 1 and len(values) in sizes:
             return len(values)
-    boxes = output.get("pred_boxes") if isinstance(output, Mapping) else None
-    if isinstance(boxes, Tensor):
-        return boxes.shape[0]
-    for name in ("input_ids", "inputs_embeds", "input_features", "input_values"):
-        if name in tagged:
-            return tagged[name].shape[0]
-    return next(iter(tagged.values())).shape[0]
+    return count_examples(model.network, arguments)

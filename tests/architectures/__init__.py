@@ -14,6 +14,8 @@ __all__ = ["ARCHITECTURES", "SKIPPED", "Architecture", "Built", "architecture", 
 OPTIONAL = ("timm", "open_clip", "torchvision")
 
 for _file in pkgutil.iter_modules(__path__):
+    if _file.name == "conftest":
+        continue
     try:
         importlib.import_module(f"{__name__}.{_file.name}")
     except ImportError as error:

@@ -68,7 +68,14 @@ class Call:
 
     def tag(self, position: int = 0, name: str = "input") -> Tag | None:
         """Tag of one argument."""
-        return self.recorder.tag(self.argument(position, name, None))
+        return self.tag_of(self.argument(position, name, None))
+
+    def tag_of(self, tensor: Any) -> Tag | None:
+        """Tag of a tensor as it was before the call (in-place functions change their operand)."""
+        for operand, tag in zip(self.operands, self.tags, strict=True):
+            if operand is tensor:
+                return tag
+        return self.recorder.tag(tensor)
 
     def argument(self, position: int, name: str, default: Any) -> Any:
         """One argument, by position or name."""

@@ -38,7 +38,7 @@ def contract(call: Call) -> Tag | None:
     product = _product(call)
     if product is None:
         return call.lost("is a product of a form relmap does not read")
-    left, right = (_tokens_only(call.recorder.tag(t)) for t in (product.left, product.right))
+    left, right = (_tokens_only(call.tag_of(t)) for t in (product.left, product.right))
     for tag in (left, right):
         if isinstance(tag, Lost):
             return tag
@@ -53,7 +53,7 @@ def contract(call: Call) -> Tag | None:
     elif isinstance(right, Tokens):
         tag = _with_weights(call, right, product.right, product.right_letters, product.out_letters)
     else:
-        return call.recorder.tag(product.added) if product.added is not None else None
+        return call.tag_of(product.added) if product.added is not None else None
     return _with_added(call, product, tag)
 
 
@@ -63,7 +63,7 @@ def _tokens_only(tag: Tag | None) -> Tokens | Pair | Lost | None:
 
 def _with_added(call: Call, product: Product, tag: Tag) -> Tag:
     """baddbmm and addmm add a tensor: a bias (nothing changes) or more scores."""
-    added = None if product.added is None else _tokens_only(call.recorder.tag(product.added))
+    added = None if product.added is None else _tokens_only(call.tag_of(product.added))
     if isinstance(added, Lost) or added is None or isinstance(tag, (Lost, Pair)):
         return added if isinstance(added, Lost) else tag
     return call.lost("adds tokens to a product")

@@ -136,9 +136,7 @@ def _coarser_grid(
     link = (tag.state, places, whole)
     state = call.recorder.new_state("merge", numbers, links=[link], settled=True)
     node = call.recorder.node(tag.node)
-    if "pool" in call.name:
-        call.recorder.flag("a pooling between tokens", node)
-    elif window is not None and _overlaps(before, after, window):
+    if window is not None and _overlaps(before, after, window):
         call.recorder.flag("overlapping windows that merge tokens", node)
     return Tokens(state, numbers, node)
 

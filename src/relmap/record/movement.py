@@ -106,6 +106,12 @@ def identity_shape(call: Call) -> Tag | None:
     return _moved(call, move)
 
 
+def iterate(call: Call) -> Any:
+    """`for part in tensor`: the same as unbind along the first axis."""
+    with call.recorder:
+        return iter(call.args[0].unbind(0))
+
+
 def as_complex(call: Call) -> Tag | None:
     """view_as_complex and view_as_real: two features become one number, or the reverse."""
 

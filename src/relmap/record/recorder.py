@@ -36,9 +36,9 @@ from relmap.record.tags import (
 )
 
 _TAG = "_relmap_tag"
-_TOUCHES_PARAMETER = frozenset(
-    "expand expand_as repeat unsqueeze view reshape to type_as clone tile __getitem__ embedding "
-    "repeat_interleave permute transpose squeeze flatten contiguous broadcast_to __get__".split()
+_READS_LEARNED_TOKENS = frozenset(
+    "expand expand_as repeat unsqueeze tile __getitem__ embedding repeat_interleave squeeze "
+    "broadcast_to to type_as view reshape".split()
 )
 
 
@@ -69,6 +69,10 @@ class Recorder(TorchFunctionMode):
             return REPLACED[name](call)
         call.prepare()
         call.result = result = function(*args, **call.kwargs)
+        if name == "__setitem__":
+            call.result = args[0]
+            self._tag_result(call)
+            return None
         if isinstance(result, Tensor) or (
             isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         ):
@@ -116,10 +120,10 @@ class Recorder(TorchFunctionMode):
             return result
         if not torch.is_grad_enabled():
             return result
-        if not result.requires_grad and call.name in _TOUCHES_PARAMETER:
-            if any(isinstance(operand, nn.Parameter) for operand in call.operands):
-                # Learned tokens (queries, CLS) need a gradient of their own; weights stay frozen.
-                call.result = result = result.detach().requires_grad_()
+        if not result.requires_grad and _may_be_learned_tokens(call):
+            # Learned tokens (queries, CLS) need a gradient of their own; weights stay frozen.
+            # The clone is no leaf, so that code may go on to write on it in place.
+            call.result = result = result.detach().requires_grad_().clone()
         if result.requires_grad:
             self.attach(result, Constant())
         return result
@@ -324,6 +328,15 @@ class Recorder(TorchFunctionMode):
     def refuse(self, message: str) -> TraceError:
         """An error that names the module where recording stopped."""
         return TraceError(self.at(message))
+
+
+def _may_be_learned_tokens(call: Call) -> bool:
+    if call.name not in _READS_LEARNED_TOKENS:
+        return False
+    parameter = next((one for one in call.operands if isinstance(one, nn.Parameter)), None)
+    if parameter is None or not is_floating(parameter):
+        return False
+    return parameter.ndim >= 3 or call.name not in ("to", "type_as", "view", "reshape")
 
 
 def _relabelled(kept: Activation, labels: Labels) -> Activation:

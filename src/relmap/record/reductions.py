@@ -159,7 +159,7 @@ def _softmax_of_pair(call: Call, pair: Pair, axis: int) -> Tag:
 def embedding(call: Call) -> Tag | None:
     """Rows of a table picked by token ids: the tokens of a text."""
     ids = call.argument(0, "input", None)
-    tag = call.recorder.tag(ids)
+    tag = call.tag_of(ids)
     if not isinstance(tag, Tokens):
         return tag
     if not call.result.requires_grad:

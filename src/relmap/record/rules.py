@@ -77,7 +77,7 @@ _TABLE: dict[Rule, str] = {
         linear matmul mm bmm mv dot rmatmul einsum addmm baddbmm addbmm addmv _grouped_mm inner""",
     # reductions and norms
     reductions.reduce: """
-        sum mean amax amin max min std var norm vector_norm linalg_vector_norm logsumexp nansum
+        linalg_norm sum mean amax amin max min std var norm vector_norm linalg_vector_norm logsumexp nansum
         nanmean prod std_mean var_mean""",
     reductions.normalise: "layer_norm rms_norm",
     reductions.normalise_axis: "normalize log_softmax glu",
@@ -109,4 +109,5 @@ RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE.items() for name 
 REPLACED: dict[str, Rule] = {
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     "multi_head_attention_forward": attention.multi_head_attention_forward,
+    "__iter__": movement.iterate,
 }

@@ -41,7 +41,7 @@ def stack(call: Call) -> Tag | None:
     axis = call.argument(1, "dim", 0) % (tensors[0].ndim + 1)
     widened = []
     for tensor in tensors:
-        view, tag = tensor.unsqueeze(axis), call.recorder.tag(tensor)
+        view, tag = tensor.unsqueeze(axis), call.tag_of(tensor)
         if isinstance(tag, Tokens):
             shape = (*tensor.shape[:axis], 1, *tensor.shape[axis:])
             labels = Labels(shape, tag.labels.values.unsqueeze(axis))
@@ -55,7 +55,7 @@ def stack(call: Call) -> Tag | None:
 
 def _side_by_side(call: Call, tensors: list[Tensor], axis: int) -> Tag | None:
     recorder = call.recorder
-    tags = [recorder.tag(tensor) for tensor in tensors]
+    tags = [call.tag_of(tensor) for tensor in tensors]
     if lost := next((tag for tag in tags if isinstance(tag, Lost)), None):
         return lost
     if any(isinstance(tag, Pair) for tag in tags):
@@ -91,7 +91,7 @@ def _features_and_constants(
     """Features beside constant features (rotary halves, positions): the same tokens."""
     first = known[0]
     if any(tag.state is not first.state for tag in known):
-        return _joint(call, tensors, [call.recorder.tag(t) for t in tensors], axis)
+        return _joint(call, tensors, [call.tag_of(t) for t in tensors], axis)
     node = call.recorder.node(*(tag.node for tag in known))
     return Tokens(first.state, first.labels.broadcast_to(call.shape), node, first.pending)
 
@@ -217,7 +217,7 @@ def written(call: Call) -> Tag | None:
     operands = [call.args[0], *values]
     if call.name == "where":
         operands = values
-    tags = [call.recorder.tag(operand) for operand in operands]
+    tags = [call.tag_of(operand) for operand in operands]
     if lost := next((tag for tag in tags if isinstance(tag, Lost)), None):
         return lost
     if any(isinstance(tag, Pair) for tag in tags):
@@ -284,7 +284,7 @@ def _run_on_codes(call: Call, operands: list[Any], coded: dict[int, Any]) -> Ten
             return value.detach().cpu()
         if isinstance(value, (tuple, list)):
             return type(value)(code(part) for part in value)
-        return value
+        return 0 if isinstance(value, float) else value
 
     args = [code(value) for value in call.args]
     kwargs = {name: code(value) for name, value in call.kwargs.items()}
@@ -343,7 +343,7 @@ def masked_fill(call: Call) -> Tag | None:
 def where(call: Call) -> Tag | None:
     """`where`: a mask if the other side is a number, else one tensor written into another."""
     values = _written_values(call)
-    tags = [call.recorder.tag(value) for value in values]
+    tags = [call.tag_of(value) for value in values]
     if lost := next((tag for tag in tags if isinstance(tag, Lost)), None):
         return lost
     known = [(v, t) for v, t in zip(values, tags, strict=True) if isinstance(t, (Tokens, Pair))]
@@ -363,7 +363,7 @@ def written_view(call: Call) -> Tag | None:
     base = view._base
     if not isinstance(tag, Tokens) or base is None:
         return tag
-    recorder, known = call.recorder, call.recorder.tag(base)
+    recorder, known = call.recorder, call.tag_of(base)
     full = torch.full(base.shape, NO_TOKEN)
     if isinstance(known, Tokens):
         if known.state is not tag.state:
