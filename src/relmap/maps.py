@@ -22,6 +22,7 @@ from relmap.propagate import (
     Rule,
     link_weights,
     mixing,
+    normalized,
     skipped_joins,
 )
 
@@ -157,15 +158,16 @@ def _at_join(
         for index in state.attentions
     ]  # fmt: skip
     if not state.links:
-        total = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)[..., None]
-        scale = torch.where(total > 0, 1 / torch.where(total > 0, total, 1), 0)
-        return _mixed(maps, [(key, mixed * scale) for key, mixed in calls])
+        total = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)
+        return _mixed(maps, [(key, normalized(mixed, total)) for key, mixed in calls])
     residual = _residual(maps, state)
     if update is not None:
         return update(maps, state, residual, calls)
     sums = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)
     share = None if rule.share is None else gather(maps, state.index, rule.share(maps.passed, state))
     kept, taken = rule.weigh(sums, share)
+    if rule.normalize:
+        calls = [(key, normalized(mixed, sums)) for key, mixed in calls]
     blocks = _mixed(maps, [(key, mixed * taken.expand_as(sums)[..., None]) for key, mixed in calls])
     for leaf, block in residual.items():
         scaled = block * kept.expand_as(sums)[..., None]

@@ -68,7 +68,8 @@ class Rule:
 
     `mix(tile)` gives rows of E. `weigh(row_sums, share)` gives (w_res, w_att) of tokens whose rows
     of E sum to `row_sums`; `share(passed, state)` gives a number per token of a join (the residual
-    stream's share, say), None if the rule needs none. `gradient` says whether mix reads dA.
+    stream's share, say), None if the rule needs none. `gradient` says whether mix reads dA,
+    `normalize` divides the rows of E by their sums first (a row of zeros stays one).
     """
 
     mix: Mix
@@ -76,6 +77,13 @@ class Rule:
     share: Callable[[RecordedPass, State], Tensor] | None = None
     gradient: bool = True
     start_layer: int = 0
+    normalize: bool = False
+
+
+def normalized(mixing_rows: Tensor, sums: Tensor) -> Tensor:
+    """Rows divided by their sums; rows of zeros stay zero."""
+    total = sums[..., None]
+    return torch.where(total > 0, mixing_rows / torch.where(total > 0, total, 1), 0)
 
 
 def push_rows(
@@ -145,8 +153,8 @@ def _push_rows_of(
         values = (residual.expand_as(weight) * queries[tokens.clamp_min(0)]).reshape(-1)
         kept[flat[keep]] = values[keep].to(kept.dtype)
         weight = weight * attention
-    else:
-        weight = torch.where(sums > 0, weight / torch.where(sums > 0, sums, 1), 0)
+    if rule.normalize or not state.links:
+        mixing_rows = normalized(mixing_rows, sums)
     pushed = torch.einsum("gr,grk->gk", weight.to(mixing_rows.dtype), mixing_rows)
     _add(relevance, call.key_state, on_keys(call, pushed))
 

@@ -3,9 +3,8 @@
 import torch
 
 from .registration import architecture
-from .samples import DECODER, prompt
+from .samples import DECODER, IMAGE_ID, prompt
 
-IMAGE_ID = 4
 QWEN_IDS = {
     "image_token_id": IMAGE_ID,
     "video_token_id": 3,
@@ -19,7 +18,7 @@ def _packed(patches, *, patch=4, frames=2, merge=2):
     """Two images of 4 x 4 patches, packed in one sequence, and the prompt of each."""
     side = 4
     grid = torch.tensor([[1, side, side], [1, side, side]])
-    texts = prompt(side * side // merge**2, IMAGE_ID)
+    texts = prompt(side * side // merge**2)
     texts["mm_token_type_ids"] = (texts["input_ids"] == IMAGE_ID).long()
     flat = torch.randn(2 * side * side, 3 * frames * patch * patch)
     return {**texts, patches: flat, "image_grid_thw": grid}

@@ -11,6 +11,7 @@ VOCABULARY = 60
 LENGTH = 7
 IMAGE = 12
 PATCH = 4
+IMAGE_ID = 4  # the token that holds the place of an image
 
 VISION = {
     "hidden_size": 16,
@@ -62,7 +63,7 @@ def text(
 
 
 def prompt(
-    image_tokens: int, image_id: int, *, batch: int = 2, length: int = 5
+    image_tokens: int, image_id: int = IMAGE_ID, *, batch: int = 2, length: int = 5
 ) -> dict[str, Tensor]:
     """A text of a vision-language model: a word, the places of the image tokens, the question."""
     ids = words(batch, 1 + image_tokens + length)

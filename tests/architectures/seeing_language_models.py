@@ -4,9 +4,8 @@ import torch
 
 from . import targets
 from .registration import architecture
-from .samples import DECODER, VISION, pixels, prompt
+from .samples import DECODER, IMAGE_ID, VISION, pixels, prompt
 
-IMAGE_ID = 4
 LLAMA = {**DECODER, "model_type": "llama"}
 CLIP_VISION = {**VISION, "model_type": "clip_vision_model"}
 SIGLIP_VISION = {**VISION, "model_type": "siglip_vision_model"}
@@ -21,12 +20,12 @@ def llava(kind):
         image_token_index=IMAGE_ID,
         image_seq_length=9,
     )
-    return config, {**prompt(9, IMAGE_ID), "pixel_values": pixels()}
+    return config, {**prompt(9), "pixel_values": pixels()}
 
 
 def _prefix(image_tokens):
     """Kind 0 is the prefix, whose tokens all see each other; 1 would be the answer."""
-    inputs = prompt(image_tokens, IMAGE_ID)
+    inputs = prompt(image_tokens)
     kinds = torch.zeros_like(inputs["input_ids"])
     return {**inputs, "token_type_ids": kinds, "pixel_values": pixels()}
 
@@ -56,7 +55,7 @@ def idefics3(kind):
         pad_token_id=0,
     )
     images = pixels(size=16)[:, None]
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": images}
+    return config, {**prompt(4), "pixel_values": images}
 
 
 @architecture("Gemma3-VL", "Gemma3ForConditionalGeneration", attentions=5, unread=1)
@@ -70,7 +69,7 @@ def gemma3_vl(kind):
         boi_token_index=2,
         eoi_token_index=1,
     )
-    inputs = prompt(4, IMAGE_ID)
+    inputs = prompt(4)
     inputs["token_type_ids"] = (inputs["input_ids"] == IMAGE_ID).long()
     return config, {**inputs, "pixel_values": pixels(size=16)}
 
@@ -100,7 +99,7 @@ def mllama(kind):
         },
         image_token_index=IMAGE_ID,
     )
-    inputs = prompt(1, IMAGE_ID)
+    inputs = prompt(1)
     length = inputs["input_ids"].shape[1]
     return config, {
         **inputs,
@@ -118,9 +117,9 @@ def vip_llava(kind):
         vision_config=CLIP_VISION,
         image_token_index=IMAGE_ID,
         image_seq_length=9,
-        vision_feature_layer=[-1, 1],
+        vision_feature_layer=[-2, -1],
     )
-    return config, {**prompt(9, IMAGE_ID), "pixel_values": pixels()}
+    return config, {**prompt(9), "pixel_values": pixels()}
 
 
 @architecture("LLaVA-NeXT", "LlavaNextForConditionalGeneration", attentions=4, unread=1)
@@ -134,7 +133,7 @@ def llava_next(kind):
         image_grid_pinpoints=[[24, 24]],
     )
     return config, {
-        **prompt(51, IMAGE_ID),
+        **prompt(51),
         "pixel_values": torch.randn(2, 5, 3, 12, 12),
         "image_sizes": torch.tensor([[24, 24], [24, 24]]),
     }
@@ -151,7 +150,7 @@ def llava_onevision(kind):
         image_grid_pinpoints=[[24, 24]],
     )
     return config, {
-        **prompt(51, IMAGE_ID),
+        **prompt(51),
         "pixel_values": torch.randn(2, 5, 3, 12, 12),
         "image_sizes": torch.tensor([[24, 24], [24, 24]]),
     }
@@ -166,7 +165,7 @@ def video_llava(kind):
         image_token_index=IMAGE_ID,
         video_token_index=3,
     )
-    inputs = prompt(9 + 20, IMAGE_ID)
+    inputs = prompt(9 + 20)
     inputs["input_ids"][:, 10:30] = 3  # two frames of nine patches and a class token each
     return config, {
         **inputs,
@@ -185,7 +184,7 @@ def mistral3(kind):
         spatial_merge_size=2,
     )
     return config, {
-        **prompt(4, IMAGE_ID),
+        **prompt(4),
         "pixel_values": pixels(size=16),
         "image_sizes": torch.tensor([[16, 16], [16, 16]]),
     }
@@ -202,7 +201,7 @@ def pixtral(kind):
         vision_feature_select_strategy="full",
     )
     return config, {
-        **prompt(9, IMAGE_ID),
+        **prompt(9),
         "pixel_values": pixels(),
         "image_sizes": torch.tensor([[12, 12], [12, 12]]),
     }
@@ -216,7 +215,7 @@ def intern_vl(kind):
         image_token_id=IMAGE_ID,
         image_seq_length=4,
     )
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": pixels(size=16)}
+    return config, {**prompt(4), "pixel_values": pixels(size=16)}
 
 
 @architecture("Idefics2", "Idefics2ForConditionalGeneration", attentions=5)
@@ -235,7 +234,7 @@ def idefics2(kind):
         },
         image_token_id=IMAGE_ID,
     )
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": pixels()[:, None]}
+    return config, {**prompt(4), "pixel_values": pixels()[:, None]}
 
 
 @architecture("Llama4", "Llama4ForConditionalGeneration", attentions=4)
@@ -260,7 +259,7 @@ def llama4(kind):
         boi_token_index=2,
         eoi_token_index=1,
     )
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": pixels(size=16)}
+    return config, {**prompt(4), "pixel_values": pixels(size=16)}
 
 
 @architecture("Aya Vision", "AyaVisionForConditionalGeneration", attentions=5, unread=1)
@@ -270,7 +269,7 @@ def aya_vision(kind):
         vision_config={**SIGLIP_VISION, "image_size": 16},
         image_token_index=IMAGE_ID,
     )
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": pixels(size=16)}
+    return config, {**prompt(4), "pixel_values": pixels(size=16)}
 
 
 @architecture(
@@ -307,4 +306,4 @@ def fuyu(kind):
         hidden_size=16,
         pad_token_id=0,
     )
-    return config, {**prompt(9, IMAGE_ID), "image_patches": torch.randn(2, 9, 48)}
+    return config, {**prompt(9), "image_patches": torch.randn(2, 9, 48)}

@@ -2,6 +2,7 @@
 
 from .registration import architecture
 from .samples import DECODER, LABELS, text
+from .text_decoders import LATENT
 
 # What a configuration does not know it ignores.
 SIZES = {
@@ -20,14 +21,6 @@ SIZES = {
     "moe_intermediate_size": 16,
     "shared_expert_intermediate_size": 16,
     "first_k_dense_replace": 1,
-}
-LATENT = {
-    "num_key_value_heads": 2,
-    "q_lora_rank": 8,
-    "kv_lora_rank": 8,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 4,
-    "v_head_dim": 8,
 }
 # A small network of its own picks the keys that each query may see.
 INDEX = {**LATENT, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 3}

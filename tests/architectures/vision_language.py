@@ -6,6 +6,7 @@ from . import targets
 from .registration import architecture
 from .samples import (
     ENCODER,
+    IMAGE_ID,
     LABELS,
     VISION,
     VOCABULARY,
@@ -15,8 +16,6 @@ from .samples import (
     text,
     words,
 )
-
-IMAGE_ID = 4
 
 
 @architecture("BLIP-2(itm)", "Blip2ForImageTextRetrieval", attentions=6)
@@ -50,7 +49,7 @@ def blip2_opt(kind):
         num_query_tokens=4,
         image_token_index=IMAGE_ID,
     )
-    return config, {**prompt(4, IMAGE_ID), "pixel_values": pixels()}
+    return config, {**prompt(4), "pixel_values": pixels()}
 
 
 @architecture("ViLT", "ViltForQuestionAnswering", attentions=2, eager_only=True)
@@ -257,7 +256,7 @@ def kosmos2(kind):
         vision_config=VISION,
         latent_query_num=4,
     )
-    inputs = prompt(4, IMAGE_ID)
+    inputs = prompt(4)
     inputs["image_embeds_position_mask"] = (inputs["input_ids"] == IMAGE_ID).long()
     return config, {**inputs, "pixel_values": pixels()}
 
@@ -274,7 +273,7 @@ def instruct_blip(kind):
     )
     question = text()
     return config, {
-        **prompt(4, IMAGE_ID),
+        **prompt(4),
         "pixel_values": pixels(),
         "qformer_input_ids": question["input_ids"],
         "qformer_attention_mask": question["attention_mask"],

@@ -65,16 +65,15 @@ def wra(
             return torch.full((state.tokens,), 0.5, device=one.graph.device())
         return residual_share(one, state, granularity, clamp, gradient)
 
-    rule = Rule(gradient_weighted, _convex, share, True, start_layer)
+    rule = Rule(gradient_weighted, _convex, share, True, start_layer, normalize=True)
     return push_rows(passed, rule)
 
 
 def _convex(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    """alpha and beta / rowsum; a dead row gives everything to the residual stream."""
+    """alpha and beta; a dead row gives everything to the residual stream."""
     assert share is not None
-    alive = sums > 0
-    residual = torch.where(alive, share, 1)
-    return residual, torch.where(alive, (1 - share) / torch.where(alive, sums, 1), 0)
+    residual = torch.where(sums > 0, share, 1)
+    return residual, 1 - residual
 
 
 def residual_share(

@@ -106,7 +106,7 @@ def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Ta
             features = [letters.index(letter) for letter in shared]
             tag = call.recorder.tokens_of_input(tensor, tag, features)
         if any(letters.index(letter) in tag.labels.varying for letter in shared):
-            return call.lost("sums products of tokens over tokens (linear or channel attention)")
+            return _gated_merge(call, product, left, right)
         settled = call.recorder.settle(tag, tensor)
         labels = project(settled.labels, letters, product.out_letters, call.shape)
         sides.append(Tokens(settled.state, labels, tag.node))
@@ -116,6 +116,45 @@ def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Ta
             return Tokens(rows.state, rows.labels, call.recorder.node(left.node, right.node))
         return call.lost("multiplies tokens of two states token by token")
     return Pair(rows, columns, (left.node, right.node))
+
+
+def _gated_merge(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:
+    """Tokens summed over a token letter with factors computed from each token (AltUp): a merge.
+
+    Where both operands vary along the letter it is linear or channel attention, which is refused.
+    """
+    shared = (set(product.left_letters) & set(product.right_letters)) - set(product.out_letters)
+    sides = (
+        (left, product.left, product.left_letters), (right, product.right, product.right_letters)
+    )  # fmt: skip
+    varies = [
+        any(letters.index(letter) in tag.labels.varying for letter in shared)
+        for tag, _, letters in sides
+    ]
+    if all(varies):
+        return call.lost("sums products of tokens over tokens (linear or channel attention)")
+    summed, factors = sides if varies[0] else sides[::-1]
+    placed = [
+        project(tag.labels, letters, product.out_letters, call.shape).varying
+        for tag, _, letters in (_without(summed, shared), factors)
+    ]
+    if not set(placed[1]) <= set(placed[0]):
+        return call.lost("sums products of tokens over tokens (linear or channel attention)")
+    merged = _with_weights(call, summed[0], summed[1], summed[2], product.out_letters)
+    assert isinstance(merged, Tokens)
+    node = call.recorder.node(merged.node, factors[0].node)
+    return Tokens(merged.state, merged.labels, node)
+
+
+def _without(
+    side: tuple[Tokens, Tensor, str], letters: set[str]
+) -> tuple[Tokens, Tensor, str]:
+    """A side whose summed letters are seen as features."""
+    tag, tensor, names = side
+    values = tag.labels.values
+    for letter in letters:
+        values = values.narrow(names.index(letter), 0, 1)
+    return Tokens(tag.state, Labels(tag.labels.shape, values), tag.node), tensor, names
 
 
 def _single(call: Call, product: Product) -> bool:

@@ -59,7 +59,10 @@ def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag
         values = tag.labels.values
         return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
     before, after = tensor.shape[-spatial:], call.shape[-spatial:]
-    if all(abs(a - b) <= 1 for a, b in zip(before, after, strict=True)):
+    strides = call.argument(3, "stride", 1) if window is not None else 2
+    unit = not call.name.startswith("conv_t") and {strides} == {1} if isinstance(strides, int) \
+        else all(one == 1 for one in strides)
+    if unit or tuple(before) == tuple(after):
         return _same_grid(call, tag, spatial, before, after)
     return _coarser_grid(call, tag, spatial, window)
 
@@ -101,7 +104,7 @@ def _same_grid(
         if values.shape[axis] == 1 or difference == 0:
             continue
         if difference < 0:
-            values = values.narrow(axis, 0, after[position])
+            values = values.narrow(axis, -difference // 2, after[position])
         else:
             widths = [0] * (2 * (values.ndim - axis - 1)) + [0, difference]
             values = functional.pad(values, widths, value=NO_TOKEN)

@@ -28,8 +28,11 @@ def token_examples(
     for state in states:
         _hand_up(state, found)
     for state in states:
-        if found[state.index] is None:
-            found[state.index] = _contiguous(state, batch)
+        mine, filled = found[state.index], _contiguous(state, batch)
+        if mine is None or filled is None:
+            found[state.index] = filled if mine is None else mine
+        else:
+            found[state.index] = torch.where(mine < 0, filled, mine)
     return tuple(
         torch.full((state.tokens,), UNKNOWN) if one is None else one
         for state, one in zip(states, found, strict=True)

@@ -158,9 +158,11 @@ def _add_settled(
     recorder, shape = call.recorder, call.shape
     node = recorder.node(left.node, right.node)
     labels = left.labels.broadcast_to(shape)
-    alike = labels.same_as(right.labels.broadcast_to(shape))
-    if left.state is right.state and alike:
-        return Tokens(left.state, labels, node)
+    other = right.labels.broadcast_to(shape)
+    alike = labels.same_as(other)
+    together = _same_tokens(labels, other) if left.state is right.state else None
+    if together is not None:
+        return Tokens(left.state, together, node)
     if alike and _inside_join(left, right):
         return Tokens(left.state, labels, node)
     if alike and _inside_join(right, left):
@@ -171,6 +173,18 @@ def _add_settled(
     if left.state.kind == "merge" and right.state.kind == "merge" and alike:
         return recorder.sum((left, right), tensors, call.result)
     return recorder.sum((left, right), tensors, call.result)
+
+
+def _same_tokens(left: Labels, right: Labels) -> Labels | None:
+    """Labels of two tensors of one state that hold the same tokens place by place.
+
+    Where one of them holds none (an expert that was not chosen) the other's count.
+    """
+    if left.same_as(right):
+        return left
+    if set(left.varying) != set(right.varying):
+        return None
+    return left.agree(right)
 
 
 def _inside_join(joined: Tokens, other: Tokens) -> bool:
@@ -216,6 +230,10 @@ def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Token
     left, right = _as_tokens(recorder, tensors, left, right)
     labels = [tag.labels.broadcast_to(shape) for tag in (left, right)]
     node = recorder.node(left.node, right.node)
+    if left.state is right.state and not (left.pending or right.pending):
+        together = _same_tokens(labels[0], labels[1])
+        if together is not None:
+            return Tokens(left.state, together, node)
     if left.pending or right.pending:
         branch, other = (left, right) if left.pending else (right, left)
         if other.pending is None and labels[0].same_as(labels[1]):

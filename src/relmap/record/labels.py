@@ -37,16 +37,7 @@ class Labels:
     @staticmethod
     def of(tensor: Tensor) -> Labels:
         """Read labels off a full tensor of labels, finding the axes along which they are constant."""
-        values = tensor
-        for axis in range(tensor.ndim):
-            if values.shape[axis] <= 1:
-                continue
-            first = values.narrow(axis, 0, 1)
-            if values.stride(axis) == 0:
-                values = first
-            elif bool((first == values.narrow(axis, 1, 1)).all()) and bool((first == values).all()):
-                values = first
-        return Labels(tuple(tensor.shape), values)
+        return Labels(tuple(tensor.shape), _compact(tensor, range(tensor.ndim)))
 
     @property
     def varying(self) -> tuple[int, ...]:
@@ -68,6 +59,18 @@ class Labels:
         except RuntimeError:
             return False
         return left.numel() == self.values.numel() and torch.equal(left, right)
+
+    def agree(self, other: Labels) -> Labels | None:
+        """Both labels in one, if they say the same wherever both name a token; else None."""
+        if self.values is other.values:
+            return self
+        if self.shape != other.shape:
+            return None
+        left, right = torch.broadcast_tensors(self.values, other.values)
+        both = (left >= 0) & (right >= 0)
+        if not torch.equal(torch.where(both, left, 0), torch.where(both, right, 0)):
+            return None
+        return Labels(self.shape, torch.maximum(left, right))
 
     def broadcast_to(self, shape: Sequence[int]) -> Labels:
         """Labels of the tensor broadcast to a shape."""
@@ -107,7 +110,7 @@ class Labels:
             return self
         if 0 in self.shape:
             return Labels(shape, self.full().reshape(shape))
-        expanded, sizes = list(self.values.shape), []
+        expanded, sizes, cut = list(self.values.shape), [], []
         for old_axes, new_axes in _reshape_groups(self.shape, shape):
             feature = [axis for axis in old_axes if self.values.shape[axis] == 1]
             if len(feature) == len(old_axes):
@@ -116,7 +119,9 @@ class Labels:
             for axis in feature:
                 expanded[axis] = self.shape[axis]
             sizes += [shape[axis] for axis in new_axes]
-        return Labels(shape, self.values.expand(expanded).reshape(sizes))
+            cut += new_axes if len(new_axes) > 1 else []
+        # A fold of tokens and features that is cut open again has feature axes again.
+        return Labels(shape, _compact(self.values.expand(expanded).reshape(sizes), cut))
 
     def replay(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a data movement on the labels; results are labels (or a tuple of them)."""
@@ -152,6 +157,19 @@ def concatenate(parts: Sequence[Labels], axis: int) -> Labels:
     if joined.shape[axis] > 1 and bool((joined == joined.narrow(axis, 0, 1)).all()):
         joined = joined.narrow(axis, 0, 1)
     return Labels(tuple(shape), joined)
+
+
+def _compact(values: Tensor, axes: Sequence[int]) -> Tensor:
+    """Shrink the axes along which labels are constant."""
+    for axis in axes:
+        if values.shape[axis] <= 1:
+            continue
+        first = values.narrow(axis, 0, 1)
+        if values.stride(axis) == 0:
+            values = first
+        elif bool((first == values.narrow(axis, 1, 1)).all()) and bool((first == values).all()):
+            values = first
+    return values
 
 
 def _reshape_groups(

@@ -112,6 +112,11 @@ class Recorder(TorchFunctionMode):
     def _tag_constant(self, call: Call) -> Any:
         """A function of constants: constant, unless it is a softmax between learned tokens."""
         result = call.result
+        if isinstance(result, (tuple, list)):
+            for part in result:
+                if isinstance(part, Tensor) and part.requires_grad:
+                    self.attach(part, Constant())
+            return result
         if not isinstance(result, Tensor) or not is_floating(result):
             return result
         if call.name == "softmax" and result.ndim >= 3:

@@ -14,7 +14,7 @@ from torch import Tensor
 from relmap.record.calls import PARTS, Call, along
 from relmap.record.joins import pointwise
 from relmap.record.labels import Labels
-from relmap.record.tags import Pair, Tag, Tokens, activation, is_floating
+from relmap.record.tags import Lost, Pair, Tag, Tokens, activation, is_floating
 
 
 def reduce(call: Call) -> Any:
@@ -135,6 +135,8 @@ def softmax(call: Call) -> Tag | None:
     if isinstance(tag, Pair):
         return _softmax_of_pair(call, tag, axis)
     if not isinstance(tag, Tokens):
+        if isinstance(tag, Lost) and rank >= 3:
+            call.recorder.hidden.append(tag.reason)
         return tag
     if tag.state.kind == "input":
         return _reduced_over(call, tag, (axis,))
@@ -171,6 +173,19 @@ def embedding(call: Call) -> Tag | None:
     labels = tag.labels.append_feature(call.shape[-1])
     state.stream = state.stream or activation(call.result, labels)
     return Tokens(state, labels, call.recorder.node(tag.node))
+
+
+def loss(call: Call) -> Tag | None:
+    """Losses: over the classes of each token, or over everything."""
+    tag = call.tag()
+    if not isinstance(tag, Tokens):
+        return tag
+    rank = call.operands[0].ndim
+    if call.result.ndim == 0:
+        return _reduced(call, tag, tuple(range(rank)))
+    if call.result.ndim == rank - 1:
+        return _reduced(call, tag, (1,) if rank > 1 else (0,))
+    return along(call, tag)
 
 
 def group_norm(call: Call) -> Tag | None:

@@ -58,7 +58,7 @@ _TABLE: dict[Rule, str] = {
     joins.pointwise: """
         mul div neg pow sqrt rsqrt exp exp2 log log1p log2 abs square sigmoid tanh relu relu6 gelu
         silu mish elu celu selu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign
-        logsigmoid threshold glu_none erf sin cos tan atan clamp clamp_min clamp_max sign round
+        logsigmoid log_sigmoid threshold glu_none erf sin cos tan atan clamp clamp_min clamp_max sign round
         floor ceil maximum minimum fmod remainder nan_to_num dropout feature_dropout alpha_dropout
         dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1 softshrink hardshrink
         rrelu sinc quantize_per_tensor fake_quantize_per_tensor_affine
@@ -84,6 +84,9 @@ _TABLE: dict[Rule, str] = {
     reductions.softmax: "softmax _softmax",
     reductions.group_norm: "group_norm instance_norm",
     reductions.embedding: "embedding",
+    reductions.loss: """
+        cross_entropy nll_loss mse_loss l1_loss smooth_l1_loss kl_div huber_loss
+        binary_cross_entropy binary_cross_entropy_with_logits""",
     # windows
     convolutions.convolve: """
         conv1d conv2d conv3d conv_transpose1d conv_transpose2d conv_transpose3d""",

@@ -143,8 +143,10 @@ Tag = Tokens | Pair | Constant | Lost
 
 def activation(tensor: Tensor, labels: Labels, copy: bool = False) -> Activation:
     """Keep a tensor with the place where its gradient arrives."""
-    followed = tensor.requires_grad and (tensor.is_leaf or tensor.grad_fn is not None)
-    edge = get_gradient_edge(tensor) if followed else None
+    edge = None
+    if tensor.requires_grad:
+        with torch.enable_grad():
+            edge = get_gradient_edge(tensor)
     value = tensor.detach().clone() if copy else tensor.detach()
     # A detached tensor shares its version counter, so a later in-place change can be noticed.
     return Activation(value, edge, labels.values, value._version)

@@ -257,7 +257,19 @@ def _written_scores(call: Call, operands: list[Any], tags: list[Any]) -> Tag:
     pairs = [tag for tag in tags if isinstance(tag, Pair)]
     if any(isinstance(tag, Tokens) for tag in tags):
         return call.lost("writes tokens among scores")
-    return along(call, pairs[0])
+    sides: list[Tokens | None] = []
+    for name in ("rows", "columns"):
+        parts = [getattr(tag, name) if isinstance(tag, Pair) else tag for tag in tags]
+        if any(part is None for part, tag in zip(parts, tags, strict=True) if tag in pairs):
+            sides.append(None)
+            continue
+        codes, states = _codes(call, operands, parts)
+        if len(states) > 1:
+            return call.lost("writes scores of different tokens into one another")
+        full = torch.where(codes > 0, (codes & ((1 << 40) - 1)) - 1, NO_TOKEN)
+        first = next(part for part in parts if isinstance(part, Tokens))
+        sides.append(Tokens(first.state, Labels.of(full), first.node))
+    return Pair(sides[0], sides[1], pairs[0].nodes, pairs[0].axis)
 
 
 def _codes(call: Call, operands: list[Any], tags: list[Any]) -> tuple[Tensor, list[StateDraft]]:
