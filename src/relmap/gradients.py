@@ -83,6 +83,11 @@ def follow_back(
     stray = _stray_attentions(recorded, graph)
     kept = [one for one in (*wanted, *stray) if one.edge is not None]
     edges = [one.edge for one in kept if one.edge is not None]
+    if not edges:
+        raise TraceError(
+            "no attention of this network takes part in autograd: its forward runs under no_grad, "
+            "or in code with a backward of its own (reversible layers)"
+        )
     found = torch.autograd.grad(tensors, edges, starts, allow_unused=True)
     pairs = zip(kept, found, strict=True)
     gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
@@ -146,21 +151,23 @@ def _check_reach(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> N
 def _readout(graph: TokenGraph, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
     """How much the target reads each token of the final states: its share of |dy/dstate|."""
     readout: dict[int, Tensor] = {}
+    read = False
     for group in graph.finals:
         shares = {index: _magnitude(graph, index, gradients) for index in group}
         totals = torch.zeros(graph.batch, dtype=next(iter(shares.values())).dtype,
                              device=graph.device())  # fmt: skip
         for index, share in shares.items():
             totals = totals.index_add(0, _examples(graph, index), share)
-        if not bool((totals > 0).any()):
-            raise TraceError(
-                "the target does not depend on the attention that was recorded: its gradient is "
-                "zero at every token"
-            )
+        read = read or bool((totals > 0).any())
         for index, share in shares.items():
             total = totals[_examples(graph, index)]
             row = torch.where(total > 0, share / torch.where(total > 0, total, 1), 0)
             readout[index] = readout[index] + row if index in readout else row
+    if not read:
+        raise TraceError(
+            "the target does not depend on the attention that was recorded: its gradient is zero "
+            "at every token (a saturated activation does this, too)"
+        )
     return readout
 
 

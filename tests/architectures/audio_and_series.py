@@ -285,6 +285,7 @@ def decision(kind):
     "TimesFM",
     "TimesFmModelForPrediction",
     attentions=2,
+    refused="list of tensors",
     target=lambda output: output.mean_predictions.mean(-1),
 )
 def times_fm(kind):

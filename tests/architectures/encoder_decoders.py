@@ -154,10 +154,11 @@ def led(kind):
 
 
 @architecture(
-    "PEGASUS-X", "PegasusXForConditionalGeneration", attentions=8, unread=1, eager_only=True
+    "PEGASUS-X", "PegasusXForConditionalGeneration", attentions=10, unread=1, eager_only=True
 )
 def pegasus_x(kind):
-    # The encoder attends twice in each layer: its blocks, and its global tokens (in vain at last).
+    # The encoder attends thrice in each layer: blocks to global tokens, to themselves, and global
+    # tokens to all (in vain at last).
     config = kind.config_class(**BART, num_global_tokens=2, block_size=4)
     return config, _pair(length=8)
 

@@ -91,7 +91,13 @@ def align(kind):
     return config, {**text(), "pixel_values": pixels(size=32)}
 
 
-@architecture("GroupViT", "GroupViTModel", attentions=6, eager_only=True)
+@architecture(
+    "GroupViT",
+    "GroupViTModel",
+    attentions=6,
+    eager_only=True,
+    refused="told apart",  # an MLP across the group tokens makes each of all
+)
 def group_vit(kind):
     # Text 2, vision 2, the groups look at the patches, and the patches are assigned to the groups.
     config = kind.config_class(
@@ -112,6 +118,7 @@ def group_vit(kind):
     "CLIPSeg",
     "CLIPSegForImageSegmentation",
     attentions=6,
+    approximate=True,  # the text gates the decoder's patches
     unread=4,  # the towers run without gradient
     target=lambda output: output.logits.flatten(1).mean(-1),
 )

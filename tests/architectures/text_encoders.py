@@ -101,8 +101,14 @@ def encoder(kind, **changes):
     attentions=2,
     target=lambda o: o.logits[:, 1, 0],
 )
-@architecture("ConvBERT", "ConvBertForSequenceClassification", attentions=2, eager_only=True)
-@architecture("MobileBERT", "MobileBertForSequenceClassification", attentions=2)
+@architecture("ConvBERT", "ConvBertForSequenceClassification", attentions=2, eager_only=True,
+              approximate=True)  # its dynamic convolution
+@architecture(
+    "MobileBERT",
+    "MobileBertForSequenceClassification",
+    attentions=2,
+    classifier_activation=False,  # it would be saturated: MobileBERT has no layer norms
+)
 def other_head(kind, **changes):
     return kind.config_class(**ENCODER, **changes), text()
 
@@ -141,7 +147,7 @@ def xlm(kind):
 
 
 @architecture(
-    "Funnel", "FunnelForSequenceClassification", attentions=2, eager_only=True, approximate=True
+    "Funnel", "FunnelForSequenceClassification", attentions=2, eager_only=True, local=True
 )
 def funnel(kind):
     config = kind.config_class(
@@ -223,7 +229,9 @@ LILT = {"channel_shrink_ratio": 2, "hidden_size": 24}
 
 @architecture("LayoutLM", "LayoutLMForSequenceClassification", attentions=2)
 @architecture(
-    "LiLT", "LiltForSequenceClassification", attentions=4, unread=1, eager_only=True, **LILT
+    "LiLT", "LiltForSequenceClassification", attentions=4, unread=1, eager_only=True,
+    refused="did not follow",  # the layout stream acts on the words by scores alone
+    **LILT,
 )
 @architecture(
     "BROS",

@@ -138,3 +138,14 @@ def move_pair(pair: Pair, move: Callable[[Labels], Labels], axis: int | None = N
         return Tokens(tokens.state, move(tokens.labels), tokens.node)
 
     return Pair(side(pair.rows), side(pair.columns), pair.nodes, pair.axis if axis is None else axis)
+
+
+def constant_along(tokens: Tokens | None, axis: int) -> Tokens | None:
+    """The same tokens, constant along an axis where they only vary by places without a token."""
+    if tokens is None or axis not in tokens.labels.varying:
+        return tokens
+    values = tokens.labels.values
+    highest = values.amax(dim=axis, keepdim=True)
+    if not bool(((values == highest) | (values < 0)).all()):
+        return tokens
+    return Tokens(tokens.state, Labels(tokens.labels.shape, highest), tokens.node, tokens.pending)

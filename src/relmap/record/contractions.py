@@ -14,9 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from relmap.record.attention import attend
-from relmap.record.calls import Call
+from relmap.record.calls import Call, constant_along
 from relmap.record.labels import Labels
-from relmap.record.tags import Constant, Lost, Pair, Tag, Tokens
+from relmap.record.tags import FOLDED, Constant, Lost, Pair, Tag, Tokens
 
 _BATCH = "ABCDEFGHIJKLMNOP"
 
@@ -177,21 +177,32 @@ def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | Non
     if len(gone) != 1:
         return call.lost("contracts scores over several axes")
     axis = letters.index(gone[0])
+    pair = Pair(constant_along(pair.rows, axis), pair.columns, pair.nodes, pair.axis)
     varies = [side is not None and axis in side.labels.varying for side in (pair.rows, pair.columns)]
+    if pair.axis == FOLDED and (varies[0] or not varies[1]):
+        return call.lost("reads an attention map whose keys cannot be told apart any more")
     over_tokens = any(varies) or axis == pair.axis
     if not over_tokens:
         return _heads_mixed(call, pair, letters, product.out_letters)
     if pair.axis is None and not _sums_to_one(tensor, axis):
         return call.lost("multiplies scores that were never normalised with values")
-    if pair.axis is not None and pair.axis != axis:
+    if pair.axis not in (None, FOLDED, axis):
         return call.lost("contracts an attention map over its queries")
     if varies[0] and not varies[1]:
         pair = Pair(pair.columns, pair.rows, pair.nodes, axis)
-    if other is None and isinstance(pair.columns, Tokens) and pair.rows is not None:
+    if other is None and _by_position(pair, letters, other_letters):
         # Learned values read by relative position: a bias of the row tokens.
         labels = project(pair.rows.labels, letters, product.out_letters, call.shape)
         return Tokens(pair.rows.state, labels, call.recorder.node(pair.rows.node))
     return attend(call, pair, tensor, letters, value, other, other_letters, product.out_letters)
+
+
+def _by_position(pair: Pair, letters: str, value_letters: str) -> bool:
+    """Whether constant values belong to (query, key) pairs: relative positions, not tokens."""
+    if pair.rows is None or pair.columns is None:
+        return False
+    own = set(pair.rows.labels.varying) - set(pair.columns.labels.varying)
+    return bool(own) and all(letters[axis] in value_letters for axis in own)
 
 
 def _heads_mixed(call: Call, pair: Pair, letters: str, out: str) -> Pair:
@@ -200,7 +211,9 @@ def _heads_mixed(call: Call, pair: Pair, letters: str, out: str) -> Pair:
             return None
         return Tokens(tokens.state, project(tokens.labels, letters, out, call.shape), tokens.node)
 
-    axis = None if pair.axis is None else out.index(letters[pair.axis])
+    axis = pair.axis
+    if axis is not None and axis != FOLDED:
+        axis = out.index(letters[axis])
     return Pair(side(pair.rows), side(pair.columns), pair.nodes, axis)
 
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from relmap.record.calls import PARTS, Call, along
+from relmap.record.calls import PARTS, Call, along, move_pair
 from relmap.record.labels import NO_TOKEN, Labels
-from relmap.record.tags import Lost, Tag, Tokens, activation
+from relmap.record.tags import Lost, Pair, Tag, Tokens, activation
 
 
 def convolve(call: Call) -> Tag | None:
@@ -44,14 +44,20 @@ def resize(call: Call) -> Tag | None:
 
 def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag | None:
     tag = call.tag()
-    if not isinstance(tag, Tokens):
-        return tag if isinstance(tag, Lost) or tag is None else call.lost("works on scores")
     tensor = call.operands[0]
+    if isinstance(tag, Pair):
+        return _talking_heads(call, tag, window)
+    if not isinstance(tag, Tokens):
+        return tag
     spatial = len(window) if window is not None else _spatial_axes(call, tensor)
     channel_axis = tensor.ndim - spatial - 1
     stem = tag.state.kind == "source" and not (tag.state.settled or tag.state.projected)
-    if tag.state.kind == "input" or stem:
+    grids = tuple(tensor.shape[-spatial:]), call.shape[-spatial:]
+    if tag.state.kind == "input" or (stem and grids[0] != grids[1]):
         return _fresh_grid(call, tag, spatial)
+    if stem and channel_axis not in tag.labels.varying:
+        node = call.recorder.node(tag.node)
+        return Tokens(tag.state, Labels(call.shape, tag.labels.values), node, tag.pending)
     if channels and channel_axis in tag.labels.varying:
         return call.lost("mixes tokens as if they were channels")
     if window is not None and all(size == 1 for size in window) and _unit_stride(call, tag):
@@ -65,6 +71,16 @@ def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag
     if unit or tuple(before) == tuple(after):
         return _same_grid(call, tag, spatial, before, after)
     return _coarser_grid(call, tag, spatial, window)
+
+
+def _talking_heads(call: Call, pair: Pair, window: tuple[int, ...] | None) -> Tag:
+    """A convolution of one place mixes the heads of scores, nothing else."""
+    sides = [side for side in (pair.rows, pair.columns) if side is not None]
+    if window is None or any(size > 1 for size in window):
+        return call.lost("mixes scores of neighbouring tokens")
+    if any(1 in side.labels.varying for side in sides):
+        return call.lost("mixes scores of different tokens")
+    return move_pair(pair, lambda labels: Labels(call.shape, labels.values))
 
 
 def _spatial_axes(call: Call, tensor: Tensor) -> int:
@@ -104,13 +120,24 @@ def _same_grid(
         if values.shape[axis] == 1 or difference == 0:
             continue
         if difference < 0:
-            values = values.narrow(axis, -difference // 2, after[position])
+            start = _start(values, axis, -difference)
+            values = values.narrow(axis, start, after[position])
         else:
             widths = [0] * (2 * (values.ndim - axis - 1)) + [0, difference]
             values = functional.pad(values, widths, value=NO_TOKEN)
     node = call.recorder.node(tag.node)
     call.recorder.flag("a local convolution or pooling between tokens", node)
     return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
+
+
+def _start(values: Tensor, axis: int, cut: int) -> int:
+    """Where the tokens begin that an unpadded window keeps: behind the padding, or centred."""
+    others = [one for one in range(values.ndim) if one != axis]
+    padded = (values < 0).all(dim=others[0]) if len(others) == 1 else (
+        (values < 0).movedim(axis, 0).flatten(1).all(dim=1)
+    )
+    leading = int((~padded).int().argmax()) if bool((~padded).any()) else 0
+    return min(leading, cut) if leading else cut // 2
 
 
 def _coarser_grid(

@@ -64,12 +64,6 @@ def build_graph(
     if not groups:
         raise TraceError("no output of the network was made of tokens that relmap recorded")
     needed = _ancestors([draft for group in groups for draft in group])
-    mixed = next((draft for draft in needed.states if draft.mixes), None)
-    if mixed is not None:
-        raise TraceError(
-            f"different tokens are added to each other between attentions, in {mixed.module}: "
-            "relmap does not know how to share relevance among them"
-        )
     number = {id(draft): index for index, draft in enumerate(needed.states)}
     calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
     states = [_freeze_state(draft, index, number, calls) for index, draft in enumerate(needed.states)]

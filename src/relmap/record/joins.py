@@ -159,6 +159,9 @@ def _add_settled(
     node = recorder.node(left.node, right.node)
     labels = left.labels.broadcast_to(shape)
     other = right.labels.broadcast_to(shape)
+    if left.state.kind == right.state.kind == "input":
+        finer = (left, labels) if labels.values.numel() >= other.values.numel() else (right, other)
+        return Tokens(finer[0].state, finer[1], node)
     alike = labels.same_as(other)
     together = _same_tokens(labels, other) if left.state is right.state else None
     if together is not None:
@@ -246,10 +249,20 @@ def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Token
             return Tokens(right.state, labels[1], node)
         return recorder.sum((left, right), tensors, call.result)
     finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
+    scalar = [_one_number_each(tensor, tag) for tensor, tag in zip(tensors, (left, right), strict=True)]
+    if scalar[0] != scalar[1]:
+        finer = int(scalar[0])
+    elif not set(labels[1 - finer].varying) < set(labels[finer].varying):
+        return call.lost("multiplies different tokens with each other")
     keep, gate = ((left, right), (right, left))[finer]
     if keep.state.settled and gate.state.kind != "input":
         recorder.flag("a gate computed from several tokens", node)
     return Tokens(keep.state, labels[finer], node)
+
+
+def _one_number_each(tensor: Tensor, tag: Tokens) -> bool:
+    """Whether a tensor holds a single number for each token, as gates and norms do."""
+    return tensor.numel() == tag.labels.values.numel()
 
 
 def _union(left: Pending, right: Pending) -> Pending:

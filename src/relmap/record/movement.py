@@ -10,7 +10,7 @@ from torch import Tensor
 
 from relmap.record.calls import PARTS, Call, move_pair
 from relmap.record.labels import NO_TOKEN, Labels
-from relmap.record.tags import Lost, Pair, Tag, Tokens
+from relmap.record.tags import FOLDED, Lost, Pair, Tag, Tokens
 
 
 def same(call: Call) -> Tag | None:
@@ -151,18 +151,20 @@ def _moved_pair(call: Call, pair: Pair, move: Callable[[Labels], Any]) -> Any:
     """Move the labels of both sides, and the softmax axis, which is followed like a label."""
     axis = None
     shape = tuple(call.operands[0].shape)
-    if pair.axis is not None:
+    if pair.axis == FOLDED:
+        axis = FOLDED
+    elif pair.axis is not None:
         marker = [1] * len(shape)
         marker[pair.axis] = shape[pair.axis]
         count = torch.arange(shape[pair.axis]).reshape(marker)
         followed = move(Labels(shape, count))
-        varying = (followed[0] if isinstance(followed, tuple) else followed).varying
-        if len(varying) == 1:
-            axis = varying[0]
-        elif shape[pair.axis] == 1 and not isinstance(followed, tuple):
-            axis = len(call.shape) - 1
+        one = followed[0] if isinstance(followed, tuple) else followed
+        if len(one.varying) == 1:
+            axis = one.varying[0]
+        elif not one.varying:
+            axis = pair.axis if len(one.shape) == len(shape) else len(one.shape) - 1
         else:
-            return call.lost("tears apart the axis over which attention sums to one")
+            axis = FOLDED
     sides = [side for side in (pair.rows, pair.columns) if side is not None]
     if sides and isinstance(move(sides[0].labels), tuple):
         count = len(call.result)

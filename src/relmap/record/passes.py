@@ -25,7 +25,7 @@ _AUXILIARY = (
     "mask", "position_id", "position_embed", "token_type", "type_id", "_size", "image_sizes",
     "grid_thw", "_shape", "labels", "cache", "past_key", "head_", "_lens", "lengths", "spatial_shapes",
     "ratio", "_index", "indices", "num_", "noise", "timestamps", "time_features", "bool_",
-    "global_attention", "rope_", "seqlens", "padding",
+    "global_attention", "bbox", "rope_", "seqlens", "padding",
 )  # fmt: skip
 
 
@@ -78,7 +78,10 @@ def _enter(
         recorder.add_input(name, copy)
         arguments[name] = tagged[name] = copy
     if not tagged:
-        raise InputError("no tensor among the inputs can be explained: " + ", ".join(inputs))
+        raise InputError(
+            f"none of the inputs ({', '.join(inputs)}) is a tensor whose tokens could be explained; "
+            "a list of tensors has to be stacked into one"
+        )
     return arguments, tagged
 
 

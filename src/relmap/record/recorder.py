@@ -226,13 +226,21 @@ class Recorder(TorchFunctionMode):
         state.shape = tuple(tensor.shape)
         self.mark(tensor, Tokens(state, labels, self.node()))
 
+    def joint_input(self, parts: Sequence[Tokens], shape: tuple[int, ...]) -> Tokens:
+        """Raw inputs of several arguments put side by side: one raw input with all their names."""
+        names = tuple(dict.fromkeys(name for part in parts for name in part.state.names))
+        labels = Labels.number(shape)
+        state = self.new_state("input", labels, names=names)
+        state.shape = shape
+        return Tokens(state, labels, self.node(*(part.node for part in parts)))
+
     def source_of(self, owner: StateDraft, positions: Tensor | None, labels: Labels) -> StateDraft:
         """The source state made of the input elements `positions` (one source per set of tokens)."""
         for known, where, state in self._sources:
             if known is owner and (where is positions or _equal(where, positions)):
                 return state
         state = self.new_state("source", labels, names=owner.names)
-        state.positions = positions
+        state.positions, state.input_shape = positions, owner.shape
         self._sources.append((owner, positions, state))
         return state
 
@@ -257,7 +265,7 @@ class Recorder(TorchFunctionMode):
         A raw input becomes tokens (its last axis is the feature axis); an attention output that
         never met a residual becomes a state without one, once for each set of attentions.
         """
-        if tag.state.kind == "input" and tensor is not None:
+        if tag.state.kind == "input" and tensor is not None and tensor.ndim:
             tag = self.tokens_of_input(tensor, tag, [tensor.ndim - 1])
         tag.state.settled = True
         if tag.pending is None:
@@ -323,7 +331,6 @@ class Recorder(TorchFunctionMode):
         labels = Labels.number(shape, sorted(features))
         links = [(part.state, labels, at) for part, at in zip(parts, placed, strict=True)]
         state = self.new_state("sum", labels, links=links, settled=True)
-        state.mixes = len({id(part.state) for part in parts}) < len(parts)
         state.operands = [
             activation(tensor.expand(shape), labels) for tensor in tensors
         ]

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relmap.record.calls import PARTS, Call, along
+from relmap.record.calls import PARTS, Call, along, constant_along
 from relmap.record.joins import pointwise
 from relmap.record.labels import Labels
 from relmap.record.tags import Lost, Pair, Tag, Tokens, activation, is_floating
@@ -40,9 +40,12 @@ def reduce(call: Call) -> Any:
 def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag:
     tensor, labels = call.operands[0], tag.labels
     keep = len(call.shape) == tensor.ndim
-    if tag.state.kind == "input" and any(axis in labels.varying for axis in gone):
-        tag = call.recorder.tokens_of_input(tensor, tag, gone)
-        labels = tag.labels
+    if tag.state.kind == "input":
+        # Statistics of a raw input (its scale, its grey value) are still that raw input.
+        values = labels.values
+        for axis in gone:
+            values = values.narrow(axis, 0, 1)
+        labels = Labels(labels.shape, values)
     if not any(axis in labels.varying for axis in gone):
         node = call.recorder.node(tag.node)
         return Tokens(tag.state, labels.collapse(gone, keep), node, tag.pending)
@@ -140,13 +143,16 @@ def softmax(call: Call) -> Tag | None:
         return tag
     if tag.state.kind == "input":
         return _reduced_over(call, tag, (axis,))
+    tag = constant_along(tag, axis) or tag
     if axis in tag.labels.varying:
         return Pair(None, Tokens(tag.state, tag.labels, tag.node), (tag.node,), axis)
     return along(call, tag)
 
 
 def _softmax_of_pair(call: Call, pair: Pair, axis: int) -> Tag:
-    rows, columns = pair.rows, pair.columns
+    rows, columns = constant_along(pair.rows, axis), pair.columns
+    if columns is None and rows is not None and axis not in rows.labels.varying:
+        return Pair(rows, None, pair.nodes, axis)
     column_varies = columns is not None and axis in columns.labels.varying
     row_varies = rows is not None and axis in rows.labels.varying
     if column_varies and row_varies:

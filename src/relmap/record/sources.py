@@ -30,7 +30,7 @@ def find_sources(
         report, beside = _with_learned(state, states)
         tokens = _arrange(report, examples[report.index], batch)
         elements = _elements(report, state, beside, tokens)
-        grid, cells = _grid(draft, state, recorded, batch)
+        grid, cells = _grid(draft, state, batch)
         patches = None
         if grid is not None and cells is not None:
             patches = _positions(report, state, states, cells, tokens)
@@ -38,8 +38,20 @@ def find_sources(
             Source(names[0], names, report.index, tokens, elements, grid if patches is not None
                    else None, patches)
         )  # fmt: skip
+    found = _entering_attention(found, states, drafts)
     found.sort(key=lambda source: (order[source.name], source.state))
     return tuple(_uniquely_named(found))
+
+
+def _entering_attention(
+    sources: Sequence[Source], states: Sequence[State], drafts: Sequence[StateDraft]
+) -> list[Source]:
+    """Of several sources of one argument, those that only convolutions read are left out."""
+    entering = {source.name for source in sources if drafts[source.state].settled}
+    return [
+        source for source in sources
+        if drafts[source.state].settled or source.name not in entering
+    ]  # fmt: skip
 
 
 def _uniquely_named(sources: Sequence[Source]) -> list[Source]:
@@ -125,7 +137,7 @@ def _positions(
 
 
 def _grid(
-    draft: StateDraft, state: State, recorded: Recorded, batch: int
+    draft: StateDraft, state: State, batch: int
 ) -> tuple[tuple[int, ...] | None, Tensor | None]:
     """The patch grid and the source tokens of example 0 in row-major order."""
     if draft.grid is not None:
@@ -135,10 +147,10 @@ def _grid(
         if count * batch != state.tokens:
             return None, None
         return draft.grid, torch.arange(count)
-    image = recorded.inputs[draft.names[0]]
-    if draft.positions is None or image.ndim != 4 or state.tokens % batch:
+    shape = draft.input_shape
+    if draft.positions is None or len(shape) != 4 or state.tokens % batch:
         return None, None
-    return _grid_of_positions(draft.positions.flatten(), tuple(image.shape), state.tokens // batch)
+    return _grid_of_positions(draft.positions.flatten(), shape, state.tokens // batch)
 
 
 def _grid_of_positions(

@@ -9,6 +9,7 @@ attention is recognised as the addend that is an ancestor of its query.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -66,10 +67,10 @@ class StateDraft:
     names: tuple[str, ...] = ()
     grid: tuple[int, ...] | None = None
     positions: Tensor | None = None
+    input_shape: tuple[int, ...] = ()
     module: str = ""
     settled: bool = False
     projected: bool = False
-    mixes: bool = False
     node: Node | None = None
 
 
@@ -117,7 +118,8 @@ class Pair:
     """The tensor holds a number for every pair of a row token and a column token.
 
     `rows` is None while the row tokens are learned ones that only the product will show.
-    `axis` is the softmax axis once the scores were normalised.
+    `axis` is the softmax axis once the scores were normalised, `FOLDED` where a later reshape
+    folded it together with others (attention in bands).
     """
 
     rows: Tokens | None
@@ -138,6 +140,8 @@ class Lost:
     reason: str
 
 
+FOLDED = -1
+
 Tag = Tokens | Pair | Constant | Lost
 
 
@@ -145,7 +149,8 @@ def activation(tensor: Tensor, labels: Labels, copy: bool = False) -> Activation
     """Keep a tensor with the place where its gradient arrives."""
     edge = None
     if tensor.requires_grad:
-        with torch.enable_grad():
+        # A view made under no_grad says that it requires a gradient, but has none to give.
+        with torch.enable_grad(), contextlib.suppress(AssertionError):
             edge = get_gradient_edge(tensor)
     value = tensor.detach().clone() if copy else tensor.detach()
     # A detached tensor shares its version counter, so a later in-place change can be noticed.

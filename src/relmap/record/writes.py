@@ -63,6 +63,13 @@ def _side_by_side(call: Call, tensors: list[Tensor], axis: int) -> Tag | None:
     known = [tag for tag in tags if isinstance(tag, Tokens)]
     if not is_floating(call.result) or all(tag.state.kind == "input" for tag in known):
         return _inputs_side_by_side(call, tensors, tags, axis)
+    varying = {a for tag in known if tag.state.kind != "input" for a in tag.labels.varying}
+    tags = [
+        recorder.tokens_of_input(tensor, tag, [a for a in range(tensor.ndim) if a not in varying])
+        if isinstance(tag, Tokens) and tag.state.kind == "input" else tag
+        for tensor, tag in zip(tensors, tags, strict=True)
+    ]  # fmt: skip
+    known = [tag for tag in tags if isinstance(tag, Tokens)]
     tokens_axis = any(axis in tag.labels.varying for tag in known) or (
         len(known) > 1 and not _aligned(known)
     )
@@ -124,9 +131,7 @@ def _inputs_side_by_side(
     """Raw inputs beside constants (a start token, a column of coordinates): still that input."""
     known = [tag for tag in tags if isinstance(tag, Tokens)]
     if len({id(tag.state) for tag in known}) > 1:
-        return call.lost("puts raw inputs of two arguments side by side") if is_floating(
-            call.result
-        ) else None
+        return call.recorder.joint_input(known, call.shape)
     parts = [
         tag.labels if isinstance(tag, Tokens)
         else Labels(tuple(t.shape), torch.full((1,) * t.ndim, NO_TOKEN))
@@ -161,10 +166,12 @@ def _scores_side_by_side(
                 parts.append(Labels(tuple(tensor.shape), found[0].labels.values.reshape(sizes)))
         return Tokens(found[0].state, concatenate(parts, axis), found[0].node)
 
-    states = {(id(p.rows and p.rows.state), id(p.columns and p.columns.state)) for p in pairs}
-    if len(states) > 1:
+    if len({id(pair.rows and pair.rows.state) for pair in pairs}) > 1:
         return call.lost("puts scores of different tokens side by side")
-    return Pair(side("rows"), side("columns"), pairs[0].nodes, pairs[0].axis)
+    # Keys of two states (global and local ones): the product with values will say which is which.
+    one_key_state = len({id(pair.columns and pair.columns.state) for pair in pairs}) == 1
+    columns = side("columns") if one_key_state else None
+    return Pair(side("rows"), columns, pairs[0].nodes, pairs[0].axis)
 
 
 def _joint(call: Call, tensors: list[Tensor], tags: list[Any], axis: int) -> Tag:
@@ -239,17 +246,17 @@ _VALUE_NAMES = ("source", "src", "values", "value", "tensor")
 
 def _written_values(call: Call) -> list[Any]:
     if call.name == "where":
-        if len(call.args) == 2:
-            # Tensor.where(self, condition, other) puts self first.
-            return [call.args[0], call.argument(2, "other", 0)]
         first, second = call.argument(1, "input", 0), call.argument(2, "other", 0)
-        if call.function is Tensor.where:
-            first, second = call.args[0], call.args[2]
-        return [first, second]
+        return [call.args[0], second] if _is_method_where(call) else [first, second]
     position = _VALUE_AT[call.name]
     if position < len(call.args):
         return [call.args[position]]
     return [call.kwargs[name] for name in _VALUE_NAMES if name in call.kwargs]
+
+
+def _is_method_where(call: Call) -> bool:
+    """Whether it is `tensor.where(condition, other)`, which puts the tensor first."""
+    return not (isinstance(call.args[0], Tensor) and call.args[0].dtype == torch.bool)
 
 
 def _written_scores(call: Call, operands: list[Any], tags: list[Any]) -> Tag:
@@ -304,7 +311,7 @@ def _run_on_codes(call: Call, operands: list[Any], coded: dict[int, Any]) -> Ten
         call.name, call.name
     )
     if name == "where":
-        condition = args[0] if call.function is not Tensor.where else args[1]
+        condition = args[1] if _is_method_where(call) else args[0]
         first, second = (code(value) for value in operands)
         return torch.where(condition, *(v if isinstance(v, Tensor) else torch.tensor(0)
                                         for v in (first, second)))  # fmt: skip
@@ -347,7 +354,7 @@ def masked_fill(call: Call) -> Tag | None:
     if lost := call.first_lost():
         return lost
     known = call.known()
-    if len(known) == 1 and known[0][0] is call.args[0]:
+    if len(known) == 1 and known[0][0] is call.args[0] and not _skewed(known[0][1]):
         return along(call, known[0][1], copies=True)
     return written(call)
 
@@ -363,9 +370,18 @@ def where(call: Call) -> Tag | None:
         return None
     other = next((value for value in values if value is not known[0][0]), None)
     constant = not isinstance(other, Tensor) or other.numel() == 1
-    if len(known) == 1 and (constant or isinstance(known[0][1], Pair)):
+    masks = constant or isinstance(known[0][1], Pair)
+    if len(known) == 1 and masks and not _skewed(known[0][1]):
         return along(call, known[0][1], copies=True)
     return written(call)
+
+
+def _skewed(tag: Tokens | Pair) -> bool:
+    """Scores laid out in bands, where a mask closes places that belong to no pair at all."""
+    if isinstance(tag, Tokens) or tag.rows is None or tag.columns is None:
+        return False
+    last = len(tag.rows.labels.shape) - 1
+    return last in tag.rows.labels.varying and last in tag.columns.labels.varying
 
 
 def written_view(call: Call) -> Tag | None:

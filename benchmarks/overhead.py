@@ -1,0 +1,185 @@
+"""What recording costs: a plain forward, the same forward recorded, and a whole explanation.
+
+    python benchmarks/overhead.py --model vit-base --rounds 7
+    python benchmarks/overhead.py --model swin-tiny --profile
+
+Weights are random and nothing is downloaded. All ways to run a network are timed in one process
+and in turns, so that a machine that slows down slows all of them; the table gives the median time
+of each way and the median over rounds of its ratio to the reference in the same round.
+"""
+
+import argparse
+import cProfile
+import pstats
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import relmap
+from relmap.record import recording
+
+METHOD = "genatt"
+Way = Callable[[], object]
+COMPARISONS = (
+    ("recorded", "forward with gradient"),
+    ("recorded", "forward"),
+    ("forward with gradient", "forward"),
+    (f"explain ({METHOD})", "forward"),
+    (f"explain ({METHOD})", "forward + full backward"),
+)
+
+
+def vit_base(batch: int | None) -> tuple[nn.Module, Tensor]:
+    """ViT-B/16 of transformers at 224 px with random weights; 8 pictures."""
+    from transformers import ViTConfig, ViTForImageClassification
+
+    network = ViTForImageClassification(ViTConfig(num_labels=1000, attn_implementation="sdpa"))
+    return network, torch.randn(batch or 8, 3, 224, 224)
+
+
+def swin_tiny(batch: int | None) -> tuple[nn.Module, Tensor]:
+    """Swin-T of transformers at 224 px with random weights; 1 picture."""
+    from transformers import SwinConfig, SwinForImageClassification
+
+    return SwinForImageClassification(SwinConfig(num_labels=1000)), torch.randn(
+        batch or 1, 3, 224, 224
+    )
+
+
+MODELS: dict[str, Callable[[int | None], tuple[nn.Module, Tensor]]] = {
+    "vit-base": vit_base,
+    "swin-tiny": swin_tiny,
+}
+
+
+def ways(network: nn.Module, pixels: Tensor) -> dict[str, Way]:
+    """Everything that is timed, by name."""
+
+    def forward() -> None:
+        with torch.no_grad():
+            network(pixel_values=pixels)
+
+    def forward_with_gradient() -> None:
+        network.requires_grad_(False)
+        network(pixel_values=pixels.clone().requires_grad_())
+        network.requires_grad_(True)
+
+    def full_backward() -> None:
+        logits = network(pixel_values=pixels).logits
+        logits.amax(dim=-1).sum().backward()
+        network.zero_grad(set_to_none=True)
+
+    def recorded() -> None:
+        with recording(network, {"pixel_values": pixels}):
+            pass
+
+    def explained() -> None:
+        relmap.explain(network, pixel_values=pixels, method=METHOD)
+
+    return {
+        "forward": forward,
+        "forward with gradient": forward_with_gradient,
+        "recorded": recorded,
+        "forward + full backward": full_backward,
+        f"explain ({METHOD})": explained,
+    }
+
+
+def time_in_turns(timed: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+    """Seconds of every way in every round; each round begins with another way."""
+    for way in timed.values():
+        way()
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
+    names = list(timed)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            started = time.perf_counter()
+            timed[name]()
+            seconds[name].append(time.perf_counter() - started)
+    return seconds
+
+
+def table(seconds: Mapping[str, Sequence[float]]) -> str:
+    """Median times, then ratios within rounds, as Markdown."""
+    lines = ["| what | median ms | fastest ms |", "|---|---:|---:|"]
+    for name, values in seconds.items():
+        lines.append(
+            f"| {name} | {1e3 * statistics.median(values):.1f} | {1e3 * min(values):.1f} |"
+        )
+    lines += ["", "| ratio | median | quartiles |", "|---|---:|---:|"]
+    for name, reference in COMPARISONS:
+        if name in seconds and reference in seconds:
+            pairs = zip(seconds[name], seconds[reference], strict=True)
+            found = sorted(one / other for one, other in pairs)
+            low, middle, high = statistics.quantiles(found, n=4, method="inclusive")
+            lines.append(f"| {name} / {reference} | {middle:.2f} | {low:.2f} - {high:.2f} |")
+    return "\n".join(lines)
+
+
+def profile(way: Way, reference: Way, count: int = 25) -> str:
+    """The functions in which one way spends more time of its own than another, in ms a call."""
+    spent = [_own_time(one) for one in (way, reference)]
+    names = sorted(spent[0], key=lambda name: spent[1].get(name, (0, 0.0))[1] - spent[0][name][1])
+    lines = ["| function | calls | ms | ms in the reference |", "|---|---:|---:|---:|"]
+    for name in names[:count]:
+        calls, seconds = spent[0][name]
+        other = spent[1].get(name, (0, 0.0))[1]
+        lines.append(f"| {name} | {calls:.0f} | {1e3 * seconds:.2f} | {1e3 * other:.2f} |")
+    total = 1e3 * sum(seconds for _, seconds in spent[0].values())
+    other = 1e3 * sum(seconds for _, seconds in spent[1].values())
+    lines.append(f"| all together | | {total:.1f} | {other:.1f} |")
+    return "\n".join(lines)
+
+
+def _own_time(way: Way, repeats: int = 5) -> dict[str, tuple[float, float]]:
+    """Calls and own seconds of every function, for one call of a way (a profiler slows Python)."""
+    way()
+    profiler = cProfile.Profile()
+    for _ in range(repeats):
+        profiler.runcall(way)
+    found: dict[str, tuple[float, float]] = {}
+    for (path, line, name), row in pstats.Stats(profiler).stats.items():  # type: ignore[attr-defined]
+        place = f"`{name}`" if path == "~" else f"`{Path(path).name}:{line} {name}`"
+        calls, seconds = found.get(place, (0.0, 0.0))
+        found[place] = (calls + row[1] / repeats, seconds + row[2] / repeats)
+    return found
+
+
+def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--model", choices=sorted(MODELS), action="append")
+    parser.add_argument("--batch", type=int, help="pictures; by default 8 for ViT-B, 1 for Swin-T")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--profile", action="store_true", help="where recording spends its time")
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Times every way in turns, and prints the tables."""
+    given = arguments(words)
+    torch.set_num_threads(given.threads)
+    for name in given.model or sorted(MODELS):
+        torch.manual_seed(0)
+        network, pixels = MODELS[name](given.batch)
+        timed = ways(network.eval(), pixels)
+        print(f"{name}, batch {len(pixels)}, {given.threads} threads, torch {torch.__version__}\n")
+        print(table(time_in_turns(timed, given.rounds)), flush=True)
+        if given.profile:
+            explained = timed[f"explain ({METHOD})"]
+            for name, way, other in (
+                ("recorded", timed["recorded"], timed["forward with gradient"]),
+                ("explained", explained, timed["recorded"]),
+            ):
+                print(f"\nWhere the time goes: {name}\n\n{profile(way, other)}")
+        print()
+
+
+if __name__ == "__main__":
+    main()
