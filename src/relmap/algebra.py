@@ -78,7 +78,7 @@ def gradient_rows(
 def _product(
     left: Float[Tensor, "group head row dim"], right: Float[Tensor, "group fewer key dim"]
 ) -> Float[Tensor, "group head row key"]:
-    """left right^T per head; grouped heads share a key."""
+    """Left right^T per head; grouped heads share a key."""
     groups, heads, rows, width = left.shape
     shared = right.shape[1]
     if shared == heads:

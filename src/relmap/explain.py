@@ -65,7 +65,8 @@ def explain(
     given, options = _separate(described, entry.name, inputs)
     arguments = _arguments(described, given)
     settings = _settings(entry.name, options)
-    with recording(described.network, arguments) as recorded:
+    values = {"join-gradient", "stream-gradient"} & set(entry.needs)
+    with recording(described.network, arguments, bool(values)) as recorded:
         copied = copy_output(recorded.output)
         context = _context(described, arguments, recorded.inputs, target, copied.output)
         with torch.enable_grad():

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 
@@ -35,7 +35,7 @@ class Arrangement:
     heads: int
     heads_first: bool = False
 
-    def apply(self, tensor: Tensor) -> Float[Tensor, "group head row feature"]:
+    def apply(self, tensor: Tensor) -> Shaped[Tensor, "group head row feature"]:
         """Lay a tensor of the call out as (group, head, row, feature)."""
         moved = tensor.permute(self.permutation)
         row, feature = moved.shape[-2:]
@@ -46,15 +46,18 @@ class Arrangement:
 
 @dataclass(frozen=True, eq=False)
 class Activation:
-    """A tensor of the forward pass: its value, where its gradient arrives, and whose tokens it holds.
+    """A tensor of the forward pass: where its gradient arrives, and whose tokens it holds.
 
-    `tokens` has the rank of `value`, with size 1 along feature axes; -1 marks padding.
+    `tokens` has the rank of the tensor, with size 1 along feature axes; -1 marks padding. `value` is
+    kept only for methods that ask for it, so that a pass holds no more memory than it must;
+    `version` tells whether it was overwritten since.
     """
 
-    value: Tensor
+    shape: tuple[int, ...]
     edge: GradientEdge | None
     tokens: Int[Tensor, "..."]
-    version: int
+    value: Tensor | None = None
+    version: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,7 +176,7 @@ class TokenGraph:
     finals: tuple[tuple[int, ...], ...]
     sources: tuple[Source, ...]
     batch: int
-    examples: tuple[Int[Tensor, " token"], ...]
+    examples: tuple[Tensor, ...]
     approximate: tuple[str, ...] = ()
     calls: int = 0
 

@@ -37,9 +37,9 @@ class RecordedPass:
     """
 
     graph: TokenGraph
-    readout: Mapping[int, Float[Tensor, " token"]]
+    readout: Mapping[int, Tensor]
     gradients: Mapping[int, Tensor]
-    padding: Mapping[int, Bool[Tensor, " token"]] = field(default_factory=dict)
+    padding: Mapping[int, Tensor] = field(default_factory=dict)
 
     def gradient(self, activation: Activation | None) -> Tensor | None:
         """dy/dx of a recorded activation; None where the target does not depend on it."""
@@ -47,6 +47,8 @@ class RecordedPass:
 
     def value(self, activation: Activation) -> Tensor:
         """A recorded activation, unless the model has since overwritten it in place."""
+        if activation.value is None:
+            raise RuntimeError("a method reads a value that its `needs` do not name")
         if activation.value._version != activation.version:
             raise TraceError(
                 "the network overwrote an activation in place that the explanation needs; "
@@ -88,7 +90,7 @@ def normalized(mixing_rows: Tensor, sums: Tensor) -> Tensor:
 
 def push_rows(
     passed: RecordedPass, rule: Rule, rows: Mapping[int, Tensor] | None = None
-) -> dict[int, Float[Tensor, " token"]]:
+) -> dict[int, Tensor]:
     """Push rows (by default those that the target reads) down to the sources.
 
     Returns the relevance that reached every state, by its index.
@@ -205,7 +207,7 @@ def mixing(
     rows = rows.to(call.value.device)
     gradient = passed.gradient(call.output) if rule.gradient else None
     if rule.gradient and gradient is None:
-        gradient = torch.zeros_like(call.output.value)
+        gradient = call.value.new_zeros(call.output.shape)
     for tile in tiles(call, rows, gradient):
         yield tile.rows.to(tokens.device), rule.mix(tile)
 
@@ -359,7 +361,7 @@ def skipped_joins(graph: TokenGraph, start_layer: int) -> set[int]:
     }  # fmt: skip
 
 
-def made_by_inputs(graph: TokenGraph) -> list[Bool[Tensor, " token"]]:
+def made_by_inputs(graph: TokenGraph) -> list[Tensor]:
     """For every state, which tokens go back to an input over links (learned ones do not)."""
     made: list[Tensor] = []
     for state in graph.states:

@@ -34,7 +34,7 @@ LayerMix = Callable[[RecordedPass, Attention], Callable[[Tile], Float[Tensor, "g
 
 def read_layer(
     passed: RecordedPass, layer: int, mix: LayerMix, gradient: bool
-) -> dict[int, Float[Tensor, " token"]]:
+) -> dict[int, Tensor]:
     """Relevance of the rows that the target reads in one layer.
 
     Raises:

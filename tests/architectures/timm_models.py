@@ -90,7 +90,7 @@ def swin(*, model):
     return _made(model, size=32, img_size=32, **sizes)
 
 
-@entry("timm:pit_ti_224", attentions=3)
+@entry("timm:pit_ti_224", attentions=3, approximate=True)  # its pooling windows overlap
 def pit():
     sizes = {"base_dims": (8, 8, 8), "depth": (1, 1, 1), "heads": (2, 2, 2)}
     return _made("pit_ti_224", size=64, img_size=64, **sizes)
@@ -205,7 +205,7 @@ def efficient_vit_m():
 @entry(
     "timm:maxvit_tiny_rw_224",
     attentions=2,
-    approximate=True,
+    local=True,  # with one stage, all convolutions come before the tokens
     embed_dim=(32,),
     depths=(1,),
     block_type=("M",),

@@ -26,7 +26,7 @@ def swin(**changes):
     return network, {"x": pixels(size=16)}
 
 
-@architecture("torchvision:maxvit", attentions=2, family="torchvision", approximate=True)
+@architecture("torchvision:maxvit", attentions=2, family="torchvision", local=True)
 def maxvit():
     network = MaxVit((32, 32), 8, 4, [16], [1], 8, 0.0, num_classes=3)
     return network, {"x": pixels(size=32)}

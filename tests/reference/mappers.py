@@ -107,9 +107,7 @@ class JointMapper(nn.Module):
     def __init__(self, *, fused: bool = False, norm_first: bool = True, depth: int = 2) -> None:
         super().__init__()
         self.towers = Towers(fused, norm_first)
-        self.attentions = nn.ModuleList(
-            [AttentionLayer(fused, norm_first) for _ in range(depth)]
-        )
+        self.attentions = nn.ModuleList([AttentionLayer(fused, norm_first) for _ in range(depth)])
         self.perceptrons = nn.ModuleList([Perceptron(norm_first) for _ in range(depth)])
         self.norm, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, CLASSES)
 
@@ -174,14 +172,50 @@ class ExchangeMapper(nn.Module):
         return found
 
 
+class ReadingMapper(nn.Module):
+    """A question that reads, layer by layer, the joint sequence of both towers."""
+
+    def __init__(self, *, fused: bool = False, norm_first: bool = True, depth: int = 2) -> None:
+        super().__init__()
+        self.towers, self.ask = Towers(fused, norm_first), nn.Linear(FEATURES, WIDTH)
+        self.joint = AttentionLayer(fused, norm_first)
+        self.own = nn.ModuleList([AttentionLayer(fused, norm_first) for _ in range(depth)])
+        self.cross = nn.ModuleList([AttentionLayer(fused, norm_first) for _ in range(depth)])
+        self.head = nn.Linear(WIDTH, CLASSES)
+
+    def forward(self, features: Tensor, words: Tensor, question: Tensor) -> Tensor:
+        joint = self.joint(torch.cat(self.towers(features, words), dim=1))
+        asked = self.ask(question)
+        for own, cross in zip(self.own, self.cross, strict=True):
+            asked = cross(own(asked), joint)
+        return self.head(asked[:, 0])
+
+    def sublayers(self) -> list[SubLayer]:
+        """The attention sub-layers in the order in which they run."""
+        both, own = ("image", "text"), ("question",)
+        found = [*TOWER_LAYERS, SubLayer(both, both, ("joint", 0), "joint.attention", 2)]
+        for i in range(len(self.own)):
+            step = 3 + 2 * i
+            found.append(SubLayer(own, own, (f"own.{i}", 0), f"own.{i}.attention", step))
+            found.append(SubLayer(own, both, (f"cross.{i}", 0), f"cross.{i}.attention", step + 1))
+        return found
+
+
 TOWER_LAYERS = [
     SubLayer(("image",), ("image",), ("towers.image.0", 0), "towers.image.0.attention", 0),
     SubLayer(("text",), ("text",), ("towers.text.0", 0), "towers.text.0.attention", 1),
 ]
 SIZES = {"image": 1 + PATCHES, "text": WORDS}
+QUESTION = 3
 
 
 def sample(batch: int = 2) -> dict[str, Tensor]:
-    """Inputs of both mappers."""
+    """Inputs of the mappers A and B."""
     features = torch.randn(batch, PATCHES, FEATURES, dtype=torch.float64)
     return {"features": features, "words": torch.randint(0, VOCABULARY, (batch, WORDS))}
+
+
+def sample_with_question(batch: int = 2) -> dict[str, Tensor]:
+    """Inputs of the mapper that reads."""
+    question = torch.randn(batch, QUESTION, FEATURES, dtype=torch.float64)
+    return {**sample(batch), "question": question}

@@ -18,7 +18,9 @@ def vit(depth: int = 2) -> list[SubLayer]:
     ]
 
 
-def bert(depth: int = 2, prefix: str = "bert.encoder.layer", names: tuple[str, ...] = TEXT):
+def bert(
+    depth: int = 2, prefix: str = "bert.encoder.layer", names: tuple[str, ...] = TEXT
+) -> list[SubLayer]:
     """Normalised after: the output module is given the attention output and Y."""
     return [_after(f"{prefix}.{i}.attention.output", names, names, i) for i in range(depth)]
 
@@ -41,14 +43,16 @@ def lxmert(language: int = 2, vision: int = 2, exchange: int = 2) -> list[SubLay
     return found
 
 
-def blip_text(vision: int = 2, depth: int = 2) -> list[SubLayer]:
+def blip_text(
+    vision: int = 2, depth: int = 2, prefix: str = "text_encoder.encoder.layer"
+) -> list[SubLayer]:
     """A text encoder, normalised after, whose layers read the tokens of an image."""
     found = []
     for i in range(vision):
         path = f"vision_model.encoder.layers.{i}"
         found.append(SubLayer(IMAGE, IMAGE, (f"{path}.layer_norm1", 0), f"{path}.self_attn", i))
     for i in range(depth):
-        path = f"text_encoder.encoder.layer.{i}"
+        path = f"{prefix}.{i}"
         found.append(_after(f"{path}.attention.output", TEXT, TEXT, vision + 2 * i))
         found.append(_after(f"{path}.crossattention.output", TEXT, IMAGE, vision + 2 * i + 1))
     return found

@@ -1,10 +1,10 @@
 """Weighted relevance accumulation, equation by equation, with one N x N map over all inputs.
 
-    (8)      R = I
-    (10-14)  tokens that take no part are imagined to attend to themselves with score 1
-    (2, 12)  equivalent attention: mean over heads of the positive part of A * dA, rows normalised
-    (5, 15)  alpha: share of the mean positive Y * dY beside that of Y' * dY'
-    (4, 9)   R <- alpha R + beta (equivalent attention) R
+(8)      R = I
+(10-14)  tokens that take no part are imagined to attend to themselves with score 1
+(2, 12)  equivalent attention: mean over heads of the positive part of A * dA, rows normalised
+(5, 15)  alpha: share of the mean positive Y * dY beside that of Y' * dY'
+(4, 9)   R <- alpha R + beta (equivalent attention) R
 """
 
 from __future__ import annotations

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from relmap.algebra import Tile, wide
@@ -48,7 +47,7 @@ def _matrix_pool(passed: RecordedPass, call: Attention) -> Callable[[Tile], Tens
     """w_h = mean_qk dA = (mean_q dO_q) . (mean_k v_k), since dA = dO v^T."""
     gradient = passed.gradient(call.output)
     if gradient is None:
-        gradient = torch.zeros_like(call.output.value)
+        gradient = call.value.new_zeros(call.output.shape)
     rows = wide(call.output_arrangement.apply(gradient)).mean(dim=2)
     keys = wide(call.value).mean(dim=2)
     keys = keys.repeat_interleave(rows.shape[1] // keys.shape[1], dim=1)

@@ -36,9 +36,11 @@ def input_x_gradient(passed: RecordedPass) -> dict[int, Tensor]:
 def _at_state(passed: RecordedPass, state: State, relevance: dict[int, Tensor]) -> Tensor | None:
     """Input x Gradient where the state enters a residual stream, else what its children had."""
     graph = passed.graph
+    if state.kind == "join":
+        return None
     children = [s for s in graph.states if any(link.parent == state.index for link in s.links)]
     for child in children:
-        if child.kind == "join" and child.residual is not None and child.links[0].parent == state.index:
+        if child.kind == "join" and child.residual is not None:
             return _product(passed, child.residual, state.tokens)
     total: Tensor | None = None
     for child in children:

@@ -70,7 +70,7 @@ def wra(
 
 
 def _convex(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    """alpha and beta; a dead row gives everything to the residual stream."""
+    """Alpha and beta; a dead row gives everything to the residual stream."""
     assert share is not None
     residual = torch.where(sums > 0, share, 1)
     return residual, 1 - residual
@@ -79,7 +79,7 @@ def _convex(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
 def residual_share(
     passed: RecordedPass, state: State, granularity: str, clamp: str, gradient: str
 ) -> Tensor:
-    """alpha for every token of a join (eq. 5, 15); 0.5 where neither side has influence."""
+    """Alpha for every token of a join (eq. 5, 15); 0.5 where neither side has influence."""
     below = passed.gradient(state.branch) if gradient == "branch" else None
     kept = _sensitivity(passed, state, state.residual, clamp, below)
     taken = _sensitivity(passed, state, state.branch, clamp, None)

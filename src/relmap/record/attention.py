@@ -38,7 +38,7 @@ def scaled_dot_product_attention(call: Call) -> Any:
     """Shape (a): run the fused kernel and record its operands."""
     recorder = call.recorder
     q, k, v = (call.argument(i, n, None) for i, n in enumerate(("query", "key", "value")))
-    output = call.function(*call.args, **call.kwargs)
+    output = _run_kernel(call)
     tags = [recorder.tag(tensor) for tensor in (q, k, v)]
     lost = next((tag for tag in tags if isinstance(tag, Lost)), None)
     if lost is None and any(isinstance(tag, Pair) for tag in tags):
@@ -73,6 +73,16 @@ def scaled_dot_product_attention(call: Call) -> Any:
     return output
 
 
+def _run_kernel(call: Call) -> Tensor:
+    """Run the kernel; a learned bias is detached, since the fused kernels want it constant."""
+    mask = call.argument(3, "attn_mask", None)
+    if mask is None or not mask.requires_grad or isinstance(call.recorder.tag(mask), Tokens | Pair):
+        return call.function(*call.args, **call.kwargs)
+    if len(call.args) > 3:
+        return call.function(*call.args[:3], mask.detach(), *call.args[4:], **call.kwargs)
+    return call.function(*call.args, **(call.kwargs | {"attn_mask": mask.detach()}))
+
+
 def multi_head_attention_forward(call: Call) -> Any:
     """Shape (b): the same computation in public functions, watched by the recorder."""
     names = _MHA_ARGUMENTS
@@ -85,12 +95,7 @@ def multi_head_attention_forward(call: Call) -> Any:
         return _multi_head(given)
 
 
-_MHA_ARGUMENTS = (
-    "query key value embed_dim_to_check num_heads in_proj_weight in_proj_bias bias_k bias_v "
-    "add_zero_attn dropout_p out_proj_weight out_proj_bias training key_padding_mask need_weights "
-    "attn_mask use_separate_proj_weight q_proj_weight k_proj_weight v_proj_weight static_k "
-    "static_v average_attn_weights is_causal"
-).split()
+_MHA_ARGUMENTS = ["query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", "training", "key_padding_mask", "need_weights", "attn_mask", "use_separate_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "static_k", "static_v", "average_attn_weights", "is_causal"]
 
 
 def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -369,7 +374,7 @@ def _record(
     spread = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1))
     draft = AttentionDraft(
         len(recorder.attentions), rows, values, row_tokens, column_tokens, output_layout or layout,
-        activation(output, spread), arrays, recorder.module(), (rows.node, values.node),
+        activation(output, spread, value=False), arrays, recorder.module(), (rows.node, values.node),
     )  # fmt: skip
     recorder.attentions.append(draft)
     node = recorder.node(rows.node, values.node)

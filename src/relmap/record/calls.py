@@ -49,7 +49,7 @@ class Call:
         """Collect the tensors among the operands; keep what an in-place join would overwrite."""
         self.operands = list(_tensors((*self.args, *self.kwargs.values())))
         self.tags = [self.recorder.tag(tensor) for tensor in self.operands]
-        if self.in_place and any(isinstance(tag, Tokens) and tag.pending for tag in self.tags):
+        if self.in_place and self.recorder.keep_values and any(isinstance(tag, Tokens) and tag.pending for tag in self.tags):
             self.before = {id(tensor): tensor.detach().clone() for tensor in self.operands}
 
     @property
@@ -105,7 +105,7 @@ def plain_name(name: str) -> tuple[str, bool]:
     return _OPERATORS.get(name, name), in_place
 
 
-_IN_PLACE = frozenset("add sub mul div truediv pow and or xor matmul floordiv".split())
+_IN_PLACE = frozenset(["add", "sub", "mul", "div", "truediv", "pow", "and", "or", "xor", "matmul", "floordiv"])
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:

@@ -62,7 +62,7 @@ def _tokens_only(tag: Tag | None) -> Tokens | Pair | Lost | None:
 
 
 def _with_added(call: Call, product: Product, tag: Tag) -> Tag:
-    """baddbmm and addmm add a tensor: a bias (nothing changes) or more scores."""
+    """Baddbmm and addmm add a tensor: a bias (nothing changes) or more scores."""
     added = None if product.added is None else _tokens_only(call.tag_of(product.added))
     if isinstance(added, Lost) or added is None or isinstance(tag, (Lost, Pair)):
         return added if isinstance(added, Lost) else tag

@@ -105,7 +105,7 @@ def _fresh_grid(call: Call, tag: Tokens, spatial: int) -> Tag:
     state.grid = call.shape[-spatial:]
     if not call.result.requires_grad and torch.is_grad_enabled():
         call.result = call.result.detach().requires_grad_().clone()
-    state.stream = activation(call.result, labels)
+    state.stream = activation(call.result, labels, call.recorder.keep_values)
     return Tokens(state, labels, recorder.node(tag.node))
 
 

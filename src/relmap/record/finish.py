@@ -34,7 +34,7 @@ def record(network: nn.Module, **inputs: Any) -> TokenGraph:
         >>> len(relmap.record(network, src=torch.randn(1, 5, 8)).attentions)
         1
     """
-    with recording(network, inputs) as recorded:
+    with recording(network, inputs, keep_values=False) as recorded:
         return build_graph(recorded, output_tensors(recorded.output))
 
 
@@ -164,9 +164,10 @@ def _freeze_link(parent: int, child: Labels, parents: Labels, same_count: bool) 
     if same_count and child.same_as(parents):
         return Link(parent)
     one, other = torch.broadcast_tensors(child.values, parents.values)
-    pairs = torch.stack([one.flatten(), other.flatten()])
-    pairs = torch.unique(pairs[:, (pairs >= 0).all(dim=0)], dim=1)
-    return Link(parent, pairs[0].contiguous(), pairs[1].contiguous())
+    count = int(other.max()) + 1 if other.numel() else 1
+    codes = one * count + other
+    codes = torch.unique(codes[(one >= 0) & (other >= 0)])
+    return Link(parent, codes // count, codes % count)
 
 
 def _freeze_attention(

@@ -7,6 +7,7 @@ branches, feed-forward residuals, inputs added token by token, sums of two state
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,7 +15,6 @@ from torch import Tensor
 from relmap.record.calls import Call, along, move_pair
 from relmap.record.labels import Labels
 from relmap.record.tags import (
-    Lost,
     Pair,
     Pending,
     Tag,
@@ -27,7 +27,7 @@ from relmap.record.tags import (
 if TYPE_CHECKING:
     from relmap.record.recorder import Recorder
 
-_COPIES = frozenset("add sub mul div neg dropout feature_dropout alpha_dropout".split())
+_COPIES = frozenset(["add", "sub", "mul", "div", "neg", "dropout", "feature_dropout", "alpha_dropout"])
 
 
 def pointwise(call: Call) -> Tag | None:
@@ -64,7 +64,7 @@ def add(call: Call) -> Tag | None:
 
 
 def addcmul(call: Call) -> Tag | None:
-    """a + b * c with constants among them: an addition of tokens and scaled tokens."""
+    """A + b * c with constants among them: an addition of tokens and scaled tokens."""
     if lost := call.first_lost():
         return lost
     known = call.known()
@@ -274,6 +274,6 @@ def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
     """Keep an operand of a join; an in-place addition has overwritten one of them."""
     before = call.before.get(id(tensor))
     if before is None or tensor is not call.result:
-        return activation(tensor, labels)
-    kept = activation(call.result, labels)
-    return type(kept)(before, kept.edge, labels.values, before._version)
+        return activation(tensor, labels, call.recorder.keep_values)
+    kept = activation(call.result, labels, value=False)
+    return replace(kept, value=before, version=before._version)

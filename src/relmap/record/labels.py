@@ -164,11 +164,17 @@ def _compact(values: Tensor, axes: Sequence[int]) -> Tensor:
     for axis in axes:
         if values.shape[axis] <= 1:
             continue
-        first = values.narrow(axis, 0, 1)
         if values.stride(axis) == 0:
-            values = first
-        elif bool((first == values.narrow(axis, 1, 1)).all()) and bool((first == values).all()):
-            values = first
+            values = values.narrow(axis, 0, 1)
+            continue
+        # Two neighbours tell most axes apart; only the rest is compared whole.
+        here = [0] * values.ndim
+        there = list(here)
+        there[axis] = 1
+        if values.numel() and values[tuple(here)].item() == values[tuple(there)].item():
+            first = values.narrow(axis, 0, 1)
+            if bool((first == values).all()):
+                values = first
     return values
 
 

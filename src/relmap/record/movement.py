@@ -10,43 +10,43 @@ from torch import Tensor
 
 from relmap.record.calls import PARTS, Call, move_pair
 from relmap.record.labels import NO_TOKEN, Labels
-from relmap.record.tags import FOLDED, Lost, Pair, Tag, Tokens
+from relmap.record.tags import FOLDED, Lost, Pair, Tokens
 
 
-def same(call: Call) -> Tag | None:
+def same(call: Call) -> Any:
     """Casts and copies: the very same value."""
     return call.tag()
 
 
-def reshape(call: Call) -> Tag | None:
+def reshape(call: Call) -> Any:
     """view, reshape, flatten and friends: only the shape of the result matters."""
     return _moved(call, lambda labels: labels.reshape(call.shape))
 
 
-def view(call: Call) -> Tag | None:
+def view(call: Call) -> Any:
     """`view`, which may also reinterpret the bits as another type."""
     if isinstance(call.argument(1, "dtype", None), torch.dtype):
         return call.lost("reads the bits as another type")
     return reshape(call)
 
 
-def expand(call: Call) -> Tag | None:
-    """expand and broadcast_to: new and widened axes are feature axes."""
+def expand(call: Call) -> Any:
+    """Expand and broadcast_to: new and widened axes are feature axes."""
     return _moved(call, lambda labels: labels.broadcast_to(call.shape))
 
 
-def axes(call: Call) -> Tag | None:
+def axes(call: Call) -> Any:
     """Functions that reorder, add, drop, cut or diagonalise axes: views of the labels."""
     return _moved(call, _replay(call))
 
 
-def copying(call: Call) -> Tag | None:
+def copying(call: Call) -> Any:
     """Functions that move data into new places (roll, flip, repeat, gather, ...)."""
     return _moved(call, _replay(call))
 
 
-def rolled(call: Call) -> Tag | None:
-    """roll and flip: feature axes stay small."""
+def rolled(call: Call) -> Any:
+    """Roll and flip: feature axes stay small."""
 
     def move(labels: Labels) -> Labels:
         values = call.function(labels.values, *call.args[1:], **_without_input(call))
@@ -57,13 +57,13 @@ def rolled(call: Call) -> Tag | None:
     return _moved(call, move)
 
 
-def index(call: Call) -> Tag | None:
+def index(call: Call) -> Any:
     """`tensor[...]`."""
     where = _on_cpu(call.args[1])
     return _moved(call, lambda labels: labels.select(where))
 
 
-def pad(call: Call) -> Tag | None:
+def pad(call: Call) -> Any:
     """`pad`: padding belongs to no token."""
     widths, mode = call.argument(1, "pad", ()), call.argument(2, "mode", "constant")
 
@@ -84,7 +84,7 @@ def pad(call: Call) -> Tag | None:
     return _moved(call, move)
 
 
-def as_doubles(call: Call) -> Tag | None:
+def as_doubles(call: Call) -> Any:
     """Movements that torch has for floating tensors only (unfold, pixel_shuffle, ...)."""
 
     def move(labels: Labels) -> Labels:
@@ -94,7 +94,7 @@ def as_doubles(call: Call) -> Tag | None:
     return _moved(call, move)
 
 
-def identity_shape(call: Call) -> Tag | None:
+def identity_shape(call: Call) -> Any:
     """as_strided and set views: replayed on labels laid out with the same strides."""
     tensor = call.operands[0]
 
@@ -112,7 +112,7 @@ def iterate(call: Call) -> Any:
         return iter(call.args[0].unbind(0))
 
 
-def as_complex(call: Call) -> Tag | None:
+def as_complex(call: Call) -> Any:
     """view_as_complex and view_as_real: two features become one number, or the reverse."""
 
     def move(labels: Labels) -> Labels:

@@ -39,8 +39,13 @@ class Recorded:
 
 
 @contextmanager
-def recording(network: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Recorded]:
-    """Run the network once under the recorder; autograd's graph lives as long as the block."""
+def recording(
+    network: nn.Module, inputs: Mapping[str, Any], keep_values: bool = True
+) -> Iterator[Recorded]:
+    """Run the network once under the recorder; autograd's graph lives as long as the block.
+
+    `keep_values` keeps what enters and leaves every residual join, for Input x Gradient.
+    """
     check_network(network)
     with _TURNS, ExitStack() as stack:
         stack.enter_context(_evaluating(network))
@@ -48,7 +53,7 @@ def recording(network: nn.Module, inputs: Mapping[str, Any]) -> Iterator[Recorde
         stack.enter_context(_without_fast_path())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_uncompiled())
-        recorder = Recorder(network)
+        recorder = Recorder(network, keep_values)
         stack.callback(recorder.forget)
         arguments, tagged = _enter(recorder, inputs)
         with recorder:

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
 from relmap.graph import Activation
-from relmap.record.labels import Labels
 from relmap.record.calls import PARTS, Call
-from relmap.record.rules import REPLACED, RULES
+from relmap.record.labels import Labels
+from relmap.record.rules import REPLACED, RULES, drop
 from relmap.record.tags import (
     AttentionDraft,
     Constant,
@@ -37,16 +37,16 @@ from relmap.record.tags import (
 
 _TAG = "_relmap_tag"
 _READS_LEARNED_TOKENS = frozenset(
-    "expand expand_as repeat unsqueeze tile __getitem__ embedding repeat_interleave squeeze "
-    "broadcast_to to type_as view reshape".split()
+    ["expand", "expand_as", "repeat", "unsqueeze", "tile", "__getitem__", "embedding", "repeat_interleave", "squeeze", "broadcast_to", "to", "type_as", "view", "reshape"]
 )
 
 
 class Recorder(TorchFunctionMode):
     """Watches torch functions inside a `with` block and drafts the token graph."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: nn.Module, keep_values: bool = True) -> None:
         super().__init__()
+        self.keep_values = keep_values
         self.states: list[StateDraft] = []
         self.attentions: list[AttentionDraft] = []
         self.hidden: list[str] = []
@@ -67,6 +67,8 @@ class Recorder(TorchFunctionMode):
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
             return REPLACED[name](call)
+        if RULES.get(call.name) is drop and not call.in_place:
+            return function(*args, **call.kwargs)
         call.prepare()
         call.result = result = function(*args, **call.kwargs)
         if name == "__setitem__":
@@ -254,7 +256,7 @@ class Recorder(TorchFunctionMode):
             positions = tag.labels.values
         labels = Labels.number(tensor.shape, axes)
         state = self.source_of(tag.state, positions.reshape(labels.values.shape), labels)
-        state.stream = state.stream or activation(tensor, labels)
+        state.stream = state.stream or activation(tensor, labels, self.keep_values)
         tokens = Tokens(state, labels, tag.node)
         self.attach(tensor, tokens)
         return tokens
@@ -275,9 +277,8 @@ class Recorder(TorchFunctionMode):
             drafts = list(tag.pending.attentions)
             state = self.new_state("join", tag.labels, attentions=drafts, settled=True)
             state.tokens, state.shape = tag.state.tokens, tag.state.shape
-            state.stream = drafts[0].output if tag.pending.branch is None else tag.pending.branch
-            if tensor is not None and is_floating(tensor):
-                state.stream = activation(tensor, tag.labels)
+            # The output itself: every later use of these tokens comes after it.
+            state.stream = drafts[0].output
             self._settled[tag.pending.key] = state
         return Tokens(state, tag.labels, tag.node)
 
@@ -290,7 +291,7 @@ class Recorder(TorchFunctionMode):
         """See a constant as learned tokens with given labels."""
         state = self.new_state("learned", labels, settled=True)
         state.tokens = int(labels.values.max()) + 1 if labels.values.numel() else 0
-        state.stream = activation(tensor, labels)
+        state.stream = activation(tensor, labels, self.keep_values)
         tag = Tokens(state, labels, self.node())
         self.mark(tensor, tag)
         return tag
@@ -317,7 +318,7 @@ class Recorder(TorchFunctionMode):
         if branch.state is not residual.state or not rows.same_as(labels):
             state.rows = (branch.state, labels, rows)
         state.residual, state.branch = (_relabelled(value, labels) for value in values)
-        state.stream = activation(result, labels)
+        state.stream = activation(result, labels, value=False)
         return Tokens(state, labels, self.node(branch.node, residual.node))
 
     def sum(self, parts: Sequence[Tokens], tensors: Sequence[Tensor], result: Tensor) -> Tokens:
@@ -348,12 +349,12 @@ def _may_be_learned_tokens(call: Call) -> bool:
     parameter = next((one for one in call.operands if isinstance(one, nn.Parameter)), None)
     if parameter is None or not is_floating(parameter):
         return False
-    return parameter.ndim >= 3 or call.name not in ("to", "type_as", "view", "reshape")
+    return parameter.ndim >= 3 or call.name in ("unsqueeze", "expand", "repeat", "embedding")
 
 
 def _relabelled(kept: Activation, labels: Labels) -> Activation:
     """Both addends of a join are numbered as the join is."""
-    if kept.value.ndim != len(labels.shape):
+    if len(kept.shape) != len(labels.shape):
         return kept
     return replace(kept, tokens=labels.values)
 

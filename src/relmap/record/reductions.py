@@ -37,11 +37,15 @@ def reduce(call: Call) -> Any:
     return _reduced(call, tag, _reduced_axes(call))
 
 
-def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag:
+def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag | None:
     tensor, labels = call.operands[0], tag.labels
     keep = len(call.shape) == tensor.ndim
     if tag.state.kind == "input":
-        # Statistics of a raw input (its scale, its grey value) are still that raw input.
+        # A statistic of a raw input (its scale) steers the pass as a mask does; a raw input that
+        # only lost its small axes (colours) is still that raw input.
+        longest = max(range(1, tensor.ndim), key=lambda axis: tensor.shape[axis], default=0)
+        if longest in gone:
+            return None
         values = labels.values
         for axis in gone:
             values = values.narrow(axis, 0, 1)
@@ -177,7 +181,7 @@ def embedding(call: Call) -> Tag | None:
         return Tokens(tag.state, tag.labels.append_feature(call.shape[-1]), call.recorder.node())
     state = call.recorder.source_of(tag.state, None, Labels.number(tag.state.shape))
     labels = tag.labels.append_feature(call.shape[-1])
-    state.stream = state.stream or activation(call.result, labels)
+    state.stream = state.stream or activation(call.result, labels, call.recorder.keep_values)
     return Tokens(state, labels, call.recorder.node(tag.node))
 
 

@@ -145,16 +145,19 @@ FOLDED = -1
 Tag = Tokens | Pair | Constant | Lost
 
 
-def activation(tensor: Tensor, labels: Labels, copy: bool = False) -> Activation:
-    """Keep a tensor with the place where its gradient arrives."""
+def activation(tensor: Tensor, labels: Labels, value: bool = True) -> Activation:
+    """Remember where the gradient of a tensor arrives and, if asked for, its value."""
     edge = None
     if tensor.requires_grad:
         # A view made under no_grad says that it requires a gradient, but has none to give.
         with torch.enable_grad(), contextlib.suppress(AssertionError):
             edge = get_gradient_edge(tensor)
-    value = tensor.detach().clone() if copy else tensor.detach()
+    shape = tuple(tensor.shape)
+    if not value:
+        return Activation(shape, edge, labels.values)
     # A detached tensor shares its version counter, so a later in-place change can be noticed.
-    return Activation(value, edge, labels.values, value._version)
+    kept = tensor.detach()
+    return Activation(shape, edge, labels.values, kept, kept._version)
 
 
 def is_floating(tensor: Tensor) -> bool:

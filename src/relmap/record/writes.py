@@ -89,7 +89,7 @@ def _aligned(known: list[Tokens]) -> bool:
 def _extends_tokens(tensors: list[Tensor], tags: list[Tag | None], axis: int) -> bool:
     """A single token (size-1 axis) beside constants: tokens, unless the axis is the last one."""
     tag, tensor = next((g, t) for g, t in zip(tags, tensors, strict=True) if isinstance(g, Tokens))
-    return tensor.shape[axis] == 1 and axis != tensor.ndim - 1 and 0 < axis
+    return tensor.shape[axis] == 1 and axis != tensor.ndim - 1 and axis > 0
 
 
 def _features_and_constants(
@@ -196,7 +196,7 @@ def _joint(call: Call, tensors: list[Tensor], tags: list[Any], axis: int) -> Tag
         links.append((part.state, Labels(tuple(tensor.shape), piece), part.labels))
         start += tensor.shape[axis]
     state = recorder.new_state("concatenation", labels, links=links, settled=True)
-    state.stream = activation(call.result, labels)
+    state.stream = activation(call.result, labels, call.recorder.keep_values)
     return Tokens(state, labels, recorder.node(*(part.node for part in parts)))
 
 
@@ -345,7 +345,7 @@ def _decode(call: Call, codes: Tensor, states: list[StateDraft], known: list[Tok
         parents = torch.where(which == position, full, NO_TOKEN)
         links.append((state, labels, Labels.of(parents)))
     state = recorder.new_state("concatenation", labels, links=links, settled=True)
-    state.stream = activation(call.result, labels)
+    state.stream = activation(call.result, labels, call.recorder.keep_values)
     return Tokens(state, labels, node)
 
 

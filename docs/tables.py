@@ -1,0 +1,266 @@
+"""The generated tables: methods (here and in the README) and the coverage of architectures.
+
+    python docs/tables.py methods
+    python docs/tables.py coverage --family transformers --family torch
+
+Methods come from the registry. Coverage explains every architecture of `tests/architectures` that
+this environment can build and merges the rows into `docs/coverage.json`, so that environments with
+different libraries each add theirs; `docs/coverage.md` is written from that file.
+"""
+
+import argparse
+import inspect
+import json
+import sys
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import relmap
+from relmap.methods import METHODS
+from relmap.registry import Entry
+
+DOCS = Path(__file__).parent
+ROOT = DOCS.parent
+BEGIN, END = "<!-- methods: python docs/tables.py methods -->", "<!-- /methods -->"
+FAMILIES = ("transformers", "torch", "timm", "open_clip", "torchvision")
+
+NEEDS = {
+    "attention": "attention maps",
+    "attention-gradient": "their gradient",
+    "join-gradient": "gradients of residual stream and attention branch",
+    "stream-gradient": "gradients of the residual stream",
+}
+REASONS = {
+    "add_zero_attn": "`add_zero_attn` adds a key that no token made",
+    "bias_k": "`add_bias_kv` adds a key that no token made",
+    "channel": "attends between channels, not tokens",
+    "cumsum": "mixes tokens by a cumulative sum",
+    "deformable": "deformable attention samples between tokens",
+    "did not follow": "part of it acts through attention scores alone, not through tokens",
+    "fft": "mixes tokens by a Fourier transform",
+    "linear": "linear or landmark attention: no softmax between tokens",
+    "list of tensors": "takes lists of tensors, which are not followed",
+    "lstm": "a recurrent network without attention",
+    "no attention": "no attention between tokens",
+    "outlook": "outlook attention predicts its weights from one token",
+    "reversible": "reversible layers hide their gradients",
+    "state": "a state space model without attention",
+    "told apart": "mixes tokens into tokens that cannot be told apart",
+}
+
+
+# --- methods ------------------------------------------------------------------------------------
+
+
+def short_table() -> str:
+    """The methods as the README lists them: name, sentence, reference."""
+    lines = ["| method | what it does | reference |", "|---|---|---|"]
+    for entry in METHODS.entries():
+        lines.append(f"| `{entry.name}` | {_cell(entry.about)} | {_cell(entry.reference)} |")
+    return "\n".join(lines)
+
+
+def methods_page() -> str:
+    """The page on methods: the short table, then each with its options and its docstring."""
+    parts = [
+        "# Methods",
+        "",
+        f"Written by `python {_place(__file__)} methods`; change the code.",
+        "",
+    ]
+    parts += [short_table(), ""]
+    for entry in METHODS.entries():
+        parts += _section(entry)
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _section(entry: Entry[Any]) -> list[str]:
+    text = inspect.getdoc(entry.function) or ""
+    needs = ", ".join(NEEDS.get(need, need) for need in entry.needs) or "nothing but the tokens"
+    depends = "yes" if entry.metadata.get("target_dependent") else "no"
+    names = ", ".join(f"`{alias}`" for alias in entry.aliases) or "none"
+    lines = [f"## `{entry.name}`", "", text, ""]
+    lines += [f"* Reference: {entry.reference}", f"* Reads: {needs}"]
+    lines += [f"* Depends on the target: {depends}", f"* Other names: {names}", ""]
+    options = METHODS.options(entry.name)
+    if options:
+        lines += ["| option | default | values |", "|---|---|---|"]
+        for name, option in options.items():
+            lines.append(f"| `{name}` | `{option.default!r}` | {_values(option)} |")
+        lines.append("")
+    return lines
+
+
+def _values(option: inspect.Parameter) -> str:
+    kind = option.annotation if isinstance(option.annotation, str) else str(option.annotation)
+    kind = kind.replace("typing.", "").replace("<class '", "").replace("'>", "")
+    if kind.startswith("Literal["):
+        return ", ".join(f"`{value.strip()}`" for value in kind[8:-1].split(","))
+    return _cell(f"`{kind}`")
+
+
+def with_table(readme: str) -> str:
+    """The README with its table of methods brought up to date."""
+    head, begin, rest = readme.partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    if not begin or not end:
+        raise SystemExit(f"README.md lacks the lines {BEGIN} and {END}")
+    return f"{head}{BEGIN}\n{short_table()}\n{END}{tail}"
+
+
+def write_methods() -> None:
+    """Writes docs/methods.md and the table of the README."""
+    (DOCS / "methods.md").write_text(methods_page(), encoding="utf-8")
+    readme = ROOT / "README.md"
+    readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+# --- coverage -----------------------------------------------------------------------------------
+
+
+def cover(names: Sequence[str], families: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """One row for every architecture of these families that this environment can build."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    import conftest  # noqa: F401 - no network, and torchvision beside a CPU build of torch
+    from architectures import ARCHITECTURES
+
+    rows = {}
+    for name, entry in sorted(ARCHITECTURES.items()):
+        if entry.family in families and (not names or name in names):
+            rows[name] = _row(entry)
+            print(f"{name}: {rows[name]['status']} {rows[name].get('reason', '')}", flush=True)
+    return rows
+
+
+def _row(entry: Any) -> dict[str, Any]:
+    """What relmap says of one architecture, under each of its attention implementations."""
+    row: dict[str, Any] = {"family": entry.family, "has": entry.attentions}
+    for implementation in entry.implementations:
+        found = _explain(entry, implementation)
+        if found["status"] == "explained" and found["recorded"] != entry.attentions:
+            found = _open(f"{found['recorded']} of {entry.attentions} attentions recorded")
+        if entry.approximate and found.get("approximate") == []:
+            found = _open("an approximation is not flagged")
+        if (found["status"] == "refused") != (entry.refused is not None):
+            found = _open(found.get("reason", "explained, though it should be refused"))
+        if found["status"] == "refused":
+            found["reason"] = REASONS.get(entry.refused, entry.refused)
+        row.update(found)
+        if found["status"] == "open":
+            break
+    return row
+
+
+def _open(reason: str) -> dict[str, Any]:
+    return {"status": "open", "reason": reason}
+
+
+def _explain(entry: Any, implementation: str | None) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        built = entry.build(implementation)
+        try:
+            result = relmap.explain(built.network, target=built.target, **built.inputs)
+        except relmap.RelmapError as error:
+            return {"status": "refused", "reason": " ".join(str(error).split())}
+        except Exception as error:  # a bug of ours, and a row of the table says so
+            return _open(f"{type(error).__name__}: {error}".splitlines()[0][:160])
+    return {
+        "status": "explained",
+        "recorded": result.meta["attentions"],
+        "explained": result.meta["explained_attentions"],
+        "approximate": sorted({_plain(what) for what in result.meta["approximate"]}),
+        "sources": list(result.scores),
+    }
+
+
+def _plain(what: str) -> str:
+    """A flag without the module that it was raised in."""
+    return what.partition(", in ")[0]
+
+
+def merge(rows: Mapping[str, Any]) -> dict[str, Any]:
+    """All rows known so far, the given ones replacing older ones; written to docs/coverage.json."""
+    path = DOCS / "coverage.json"
+    known = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    known = dict(sorted({**known, **rows}.items()))
+    lines = ",\n".join(
+        f"{json.dumps(name)}: {json.dumps(row, sort_keys=True)}" for name, row in known.items()
+    )
+    path.write_text("{\n" + lines + "\n}\n", encoding="utf-8")
+    return known
+
+
+def coverage_page(rows: Mapping[str, Any]) -> str:
+    """The page on coverage: counts, then one table per library."""
+    explained = [row for row in rows.values() if row["status"] == "explained"]
+    exact = sum(not row["approximate"] for row in explained)
+    refused = sum(row["status"] == "refused" for row in rows.values())
+    still = sum(row["status"] == "open" for row in rows.values())
+    lines = [
+        "# Coverage",
+        "",
+        f"Written by `python {_place(__file__)} coverage` from tiny random models of "
+        f"{len(rows)} architectures: **{exact} are explained exactly, {len(explained) - exact} "
+        f"approximately, {refused} are refused**"
+        + (f", {still} are not right yet." if still else "."),
+        "",
+        "*Attentions* are those of one forward pass, all of them recorded; in brackets those that",
+        "the explained output is made of, where these are fewer. *Approximate* says where tokens",
+        "see their neighbours on other ways than attention. A refusal is an error with a reason.",
+        "The default target is explained where there is one, else a simple function of the output.",
+        "*Exactly* means that every attention was recorded and nothing is flagged.",
+    ]
+    for family in FAMILIES:
+        part = {name: row for name, row in rows.items() if row["family"] == family}
+        if part:
+            lines += ["", f"## {family}", "", *_coverage_table(part)]
+    return "\n".join(lines) + "\n"
+
+
+def _coverage_table(rows: Mapping[str, Any]) -> list[str]:
+    lines = ["| architecture | attentions | result | sources |", "|---|---:|---|---|"]
+    for name, row in rows.items():
+        count = str(row["has"])
+        result = row["status"]
+        if result == "explained":
+            count += f" ({row['explained']})" if row["explained"] != row["has"] else ""
+            result += (
+                " approximately: " + "; ".join(row["approximate"]) if row["approximate"] else ""
+            )
+        else:
+            result = f"{'refused' if result == 'refused' else 'not yet'}: {row['reason']}"
+        sources = ", ".join(f"`{source}`" for source in row.get("sources", ()))
+        lines.append(f"| {_cell(name)} | {count} | {_cell(result)} | {sources} |")
+    return lines
+
+
+# --- the rest -----------------------------------------------------------------------------------
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _place(path: str) -> str:
+    return Path(path).resolve().relative_to(ROOT).as_posix()
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Writes the table that was asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("table", choices=("methods", "coverage"))
+    parser.add_argument("--family", choices=FAMILIES, action="append", help="default: all")
+    parser.add_argument("--name", action="append", help="only this architecture (repeatable)")
+    given = parser.parse_args(words)
+    if given.table == "methods":
+        write_methods()
+        return
+    rows = merge(cover(given.name or [], given.family or FAMILIES))
+    (DOCS / "coverage.md").write_text(coverage_page(rows), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
