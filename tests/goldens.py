@@ -132,7 +132,7 @@ def bert(case: Case) -> Iterator[Comparison]:
         yield case.compare(f"{name}.genatt_clsrow", scores("genatt", target))
         matrix = case.arrays[f"rel.{name}.gradcam"].flatten()
         found = scores("attention-gradcam", target)
-        # The authors scale by the whole matrix, of which relmap has the read-out row: fit the scale.
+        # The authors scale by the whole matrix, of which relmap has one row: fit the scale.
         found = zeroed(found)
         scale = (found.double() @ matrix.double()) / (found.double() @ found.double())
         yield case.compare(f"{name}.gradcam", found * scale)

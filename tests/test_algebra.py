@@ -39,7 +39,7 @@ class Reader(nn.Module):
 
 
 def _literal(reader: Reader, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax written out, and autograd's gradient of the weighted output with respect to it."""
+    """The softmax written out, and the gradient of the weighted output that autograd finds for it."""
     q, k, v = reader.seen
     k, v = (part.repeat_interleave(HEADS // part.shape[1], dim=1) for part in (k, v))
     scale = reader.settings.get("scale") or 1 / math.sqrt(WIDTH)
@@ -85,8 +85,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "float per example": {"attn_mask": torch.randn(BATCH, 1, ROWS, KEYS).double()},
     "position bias": {"attn_mask": torch.randn(1, HEADS, ROWS, KEYS).double()},
     "minus infinity": {
-        "attn_mask": torch.zeros(BATCH, 1, 1, KEYS).masked_fill(~_mask(BATCH, 1, 1, KEYS), -math.inf)
-        .double()
+        "attn_mask": _mask(BATCH, 1, 1, KEYS).double().log()
     },
     "grouped": {"key_heads": 2, "enable_gqa": True},
     "one key head": {"key_heads": 1, "enable_gqa": True, "is_causal": True},

@@ -52,7 +52,8 @@ def attention_rows(
     if attention.probabilities is not None:
         return wide(attention.probabilities[:, :, rows])
     query, key = attention.query, attention.key
-    assert query is not None and key is not None
+    assert query is not None
+    assert key is not None
     scores = _product(wide(query[:, :, rows]), wide(key)) * (attention.scale or 1.0)
     if attention.causal:
         columns = torch.arange(key.shape[2], device=rows.device)
@@ -96,12 +97,13 @@ def tiles(
 
     `output_gradient` is dO in the layout of the call's output; without it tiles have no gradient.
     """
-    size = max(1, TILE_ELEMENTS // max(1, attention.groups * attention.heads
-                                       * attention.column_tokens.shape[1]))  # fmt: skip
+    columns = attention.column_tokens.shape[1]
+    size = max(1, TILE_ELEMENTS // max(1, attention.groups * attention.heads * columns))
     laid = None
     if output_gradient is not None:
         laid = attention.output_arrangement.apply(output_gradient)
-    for part in rows.split(size):
+    for start in range(0, len(rows), size):
+        part = rows[start : start + size]
         gradient = None if laid is None else gradient_rows(attention, laid, part)
         yield Tile(attention, part, attention_rows(attention, part), gradient)
 
@@ -117,9 +119,7 @@ def gradient_weighted(tile: Tile) -> Float[Tensor, "group row key"]:
     return (tile.probabilities * tile.gradient).clamp_min(0).mean(dim=1)
 
 
-def per_token(
-    values: Tensor, activation: Activation, count: int
-) -> Float[Tensor, " token"]:
+def per_token(values: Tensor, activation: Activation, count: int) -> Float[Tensor, " token"]:
     """Sum of an elementwise quantity of an activation over the features of each token."""
     tokens = activation.tokens
     if tokens.ndim < values.ndim:

@@ -188,5 +188,3 @@ def _magnitude(graph: TokenGraph, index: int, gradients: dict[int, Tensor]) -> T
         value = graph.attentions[0].value
         return wide(value.new_zeros(state.tokens))
     return per_token(wide(gradient).abs(), state.stream, state.tokens)
-
-

@@ -48,8 +48,8 @@ class Arrangement:
 class Activation:
     """A tensor of the forward pass: where its gradient arrives, and whose tokens it holds.
 
-    `tokens` has the rank of the tensor, with size 1 along feature axes; -1 marks padding. `value` is
-    kept only for methods that ask for it, so that a pass holds no more memory than it must;
+    `tokens` has the rank of the tensor, with size 1 along feature axes; -1 marks padding. `value`
+    is kept only for methods that ask for it, so that a pass holds no more memory than it must;
     `version` tells whether it was overwritten since.
     """
 
@@ -148,8 +148,9 @@ class Source:
     `state` is the state whose relevance is reported: the argument's own tokens, or, where learned
     tokens (CLS, registers) were put beside them at once, that concatenation. `tokens[b, i]` is the
     token number in `state`, -1 where example b has fewer tokens. `elements[b, i]` is the number of
-    the token among those that the argument itself made, -1 for learned tokens. `grid` is (rows, columns) or (frames, rows, columns) of the patches, `patches`
-    their positions among the tokens, in row-major order.
+    the token among those that the argument itself made, -1 for learned tokens. `grid` is (rows,
+    columns) or (frames, rows, columns) of the patches, `patches` their positions among the tokens,
+    in row-major order.
     """
 
     name: str

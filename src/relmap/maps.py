@@ -149,12 +149,10 @@ def dense_mixing(
     return dense
 
 
-def _at_join(
-    maps: Maps, rule: Rule, state: State, update: Update | None
-) -> dict[int, Tensor]:
+def _at_join(maps: Maps, rule: Rule, state: State, update: Update | None) -> dict[int, Tensor]:
     graph = maps.graph
     calls = [
-        (graph.attentions[index].key_state, _in_join(maps, state, dense_mixing(maps, rule, state, index)))
+        (graph.attentions[index].key_state, _mixing_of(maps, rule, state, index))
         for index in state.attentions
     ]  # fmt: skip
     if not state.links:
@@ -164,7 +162,9 @@ def _at_join(
     if update is not None:
         return update(maps, state, residual, calls)
     sums = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)
-    share = None if rule.share is None else gather(maps, state.index, rule.share(maps.passed, state))
+    share = (
+        None if rule.share is None else gather(maps, state.index, rule.share(maps.passed, state))
+    )
     kept, taken = rule.weigh(sums, share)
     if rule.normalize:
         calls = [(key, normalized(mixed, sums)) for key, mixed in calls]
@@ -175,8 +175,9 @@ def _at_join(
     return blocks
 
 
-def _in_join(maps: Maps, state: State, mixed: Tensor) -> Tensor:
-    """Rows of E in the order of the join's own tokens."""
+def _mixing_of(maps: Maps, rule: Rule, state: State, call: int) -> Tensor:
+    """Rows of E of one call, in the order of the join's own tokens."""
+    mixed = dense_mixing(maps, rule, state, call)
     if state.rows is None:
         return mixed
     return _link_matrix(maps, state, state.rows) @ mixed
@@ -264,5 +265,3 @@ def _places(graph: TokenGraph, state: State) -> tuple[Tensor, Tensor, int]:
         size = max(size, count)
     device = graph.device()
     return example.to(device), position.to(device), size
-
-

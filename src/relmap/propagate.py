@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from relmap.algebra import Tile, per_token, tiles
@@ -39,7 +39,7 @@ class RecordedPass:
     graph: TokenGraph
     readout: Mapping[int, Tensor]
     gradients: Mapping[int, Tensor]
-    padding: Mapping[int, Tensor] = field(default_factory=dict)
+    padding: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
 
     def gradient(self, activation: Activation | None) -> Tensor | None:
         """dy/dx of a recorded activation; None where the target does not depend on it."""
@@ -124,7 +124,9 @@ def _push_join(
         call = graph.attentions[state.attentions[0]]
         for rows, mixing_rows in mixed[0]:
             sums = mixing_rows.sum(dim=-1)
-            _push_rows_of(call, rows, mixing_rows, sums, queries, share, rule, state, relevance, kept)
+            _push_rows_of(
+                call, rows, mixing_rows, sums, queries, share, rule, state, relevance, kept
+            )
     else:
         held = [list(part) for part in mixed]
         sums = _sums_over_calls(graph, state, held, len(queries), queries)
@@ -165,9 +167,7 @@ def on_keys(call: Attention, pushed: Float[Tensor, "group key"]) -> Float[Tensor
     """Relevance of the keys of a call, on the token numbers of the key state."""
     columns = call.column_tokens.to(pushed.device).reshape(-1)
     keep = columns >= 0
-    return pushed.new_zeros(call.key_tokens).index_add(
-        0, columns[keep], pushed.reshape(-1)[keep]
-    )
+    return pushed.new_zeros(call.key_tokens).index_add(0, columns[keep], pushed.reshape(-1)[keep])
 
 
 def row_relevance(call: Attention, tokens: Tensor, queries: Tensor) -> Tensor:
@@ -246,7 +246,7 @@ def _parents(link: Link, tokens: int, ones: Tensor) -> Tensor:
 
 def sum_shares(passed: RecordedPass, state: State) -> list[Tensor]:
     """Shares of the addends of a sum: mean positive Input x Gradient, as at a join."""
-    parts = []
+    parts: list[Tensor] = []
     for operand in state.operands:
         contribution = passed.input_x_gradient(operand)
         if contribution is None:

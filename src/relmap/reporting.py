@@ -1,4 +1,4 @@
-"""What a user is told about the tokens of each source: names, words, special ones, padding, grid."""
+"""What a user is told about the tokens of each source: words, special ones, padding, grid."""
 
 from __future__ import annotations
 
@@ -19,9 +19,7 @@ _SOUNDS = ("audio", "input_features", "input_values", "speech", "waveform", "spe
 _TEXT_MASKS = {"decoder_input_ids": "decoder_attention_mask"}
 
 
-def lay_out(
-    model: Model, graph: TokenGraph, arguments: Mapping[str, Any]
-) -> dict[str, Layout]:
+def lay_out(model: Model, graph: TokenGraph, arguments: Mapping[str, Any]) -> dict[str, Layout]:
     """The layout of every source of a graph, by name, in the graph's order."""
     return {source.name: _layout(model, source, arguments) for source in graph.sources}
 
@@ -113,7 +111,7 @@ def _special_ids(model: Model) -> set[int]:
 
 
 def _words(model: Model, ids: Tensor) -> tuple[tuple[str, ...], ...]:
-    """Tokens as the tokenizer spells them; numbers without a tokenizer, learned ones in brackets."""
+    """Tokens as the tokenizer spells them; numbers without one, learned tokens in brackets."""
     convert = getattr(model.tokenizer, "convert_ids_to_tokens", None)
     rows = []
     for row in ids.tolist():
@@ -139,9 +137,9 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
     )
     for one in names:
         mask = arguments.get(one)
-        if isinstance(mask, Tensor) and one != name and mask.ndim == 2:
-            if mask.numel() > int(source.elements.max()):
-                return mask.detach().cpu()
+        fits = isinstance(mask, Tensor) and one != name and mask.ndim == 2
+        if fits and mask.numel() > int(source.elements.max()):
+            return mask.detach().cpu()
     return None
 
 

@@ -7,6 +7,7 @@ relevance follows the residual stream only.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 import torch
@@ -84,7 +85,7 @@ def _reads(graph: TokenGraph, state: State, key: int) -> tuple[int, ...]:
 def _down_the_stream(passed: RecordedPass, final: int, row: Tensor) -> list[tuple[State, Tensor]]:
     chain = residual_chain(passed.graph, final)
     found = [(chain[0], row)]
-    for state, parent in zip(chain, chain[1:], strict=False):
+    for state, parent in itertools.pairwise(chain):
         here = torch.zeros(parent.tokens, dtype=row.dtype, device=row.device)
         ones = [1.0] if state.kind == "join" else link_weights(passed, state)
         for link, weight in zip(state.links, ones, strict=True):

@@ -101,8 +101,9 @@ def encoder(kind, **changes):
     attentions=2,
     target=lambda o: o.logits[:, 1, 0],
 )
-@architecture("ConvBERT", "ConvBertForSequenceClassification", attentions=2, eager_only=True,
-              approximate=True)  # its dynamic convolution
+@architecture(
+    "ConvBERT", "ConvBertForSequenceClassification", attentions=2, eager_only=True, approximate=True
+)  # its dynamic convolution
 @architecture(
     "MobileBERT",
     "MobileBertForSequenceClassification",
@@ -229,7 +230,11 @@ LILT = {"channel_shrink_ratio": 2, "hidden_size": 24}
 
 @architecture("LayoutLM", "LayoutLMForSequenceClassification", attentions=2)
 @architecture(
-    "LiLT", "LiltForSequenceClassification", attentions=4, unread=1, eager_only=True,
+    "LiLT",
+    "LiltForSequenceClassification",
+    attentions=4,
+    unread=1,
+    eager_only=True,
     refused="did not follow",  # the layout stream acts on the words by scores alone
     **LILT,
 )

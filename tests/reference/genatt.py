@@ -96,8 +96,10 @@ def rollout_across(records: Sequence[Record], rows: Tensor, columns: Tensor) -> 
     The self maps of the stream that asks are those before its last cross-attention; what comes
     after that multiplies its own map alone.
     """
-    last = max(index for index, record in enumerate(records)
-               if torch.equal(record.rows, rows) and torch.equal(record.columns, columns))  # fmt: skip
+    crossing = [
+        torch.equal(one.rows, rows) and torch.equal(one.columns, columns) for one in records
+    ]
+    last = max(index for index, crosses in enumerate(crossing) if crosses)
     mine = _own(records[:last], rows)
     theirs = _own(records[:last], columns)
     return mine.T @ records[last].attention.mean(0) @ theirs

@@ -1,4 +1,4 @@
-"""The architectures of timm, open_clip and torchvision, as `tests/test_coverage.py` has the others."""
+"""The architectures of timm, open_clip and torchvision (see `tests/test_coverage.py`)."""
 
 import pytest
 from architectures import ARCHITECTURES

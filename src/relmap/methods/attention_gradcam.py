@@ -29,7 +29,7 @@ def attention_gradcam(
 
     R = max(E_h[w_h A_h], 0) with w_h the mean of dA_h over the whole matrix (`pool="matrix"`: the
     BERT, LXMERT, VisualBERT and DETR code), or over the read-out row and the input-made columns
-    (`pool="row"`: the ViT code). Use it as the classic baseline; it often collapses on transformers.
+    (`pool="row"`: the ViT code). Use it as the classic baseline; it often fails on transformers.
     """
     if pool not in ("matrix", "row"):
         raise InputError(f"attention-gradcam: pool={pool!r} is neither 'matrix' nor 'row'")

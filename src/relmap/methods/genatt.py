@@ -128,7 +128,7 @@ def _cross(
 def _own_map(
     maps: Maps, switches: _Switches, root: int, own: tuple[int, ...], residual: dict[int, Tensor]
 ) -> Tensor | None:
-    """The stream's map onto its own tokens, N(R_ss), square; None if it began with merged tokens."""
+    """The stream's map onto its own tokens, N(R_ss); None if it began with merged tokens."""
     units = maps.blocks[root]
     total = None
     for leaf in own:

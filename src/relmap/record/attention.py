@@ -55,7 +55,7 @@ def scaled_dot_product_attention(call: Call) -> Any:
             recorder.hidden.append(lost.reason)
             recorder.attach(output, lost)
             return output
-    rows, keys, values = (Tokens(t.state, t.labels.collapse([-1]), t.node) for t in found)
+    rows, _keys, values = (Tokens(t.state, t.labels.collapse([-1]), t.node) for t in found)
     lead = output.shape[:-2]
     query_shape, key_shape = (*lead, q.shape[-2]), (*lead, k.shape[-2])
     layout = _lay_out(rows.labels, values.labels, query_shape, key_shape)
@@ -95,7 +95,33 @@ def multi_head_attention_forward(call: Call) -> Any:
         return _multi_head(given)
 
 
-_MHA_ARGUMENTS = ["query", "key", "value", "embed_dim_to_check", "num_heads", "in_proj_weight", "in_proj_bias", "bias_k", "bias_v", "add_zero_attn", "dropout_p", "out_proj_weight", "out_proj_bias", "training", "key_padding_mask", "need_weights", "attn_mask", "use_separate_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight", "static_k", "static_v", "average_attn_weights", "is_causal"]
+_MHA_ARGUMENTS = [
+    "query",
+    "key",
+    "value",
+    "embed_dim_to_check",
+    "num_heads",
+    "in_proj_weight",
+    "in_proj_bias",
+    "bias_k",
+    "bias_v",
+    "add_zero_attn",
+    "dropout_p",
+    "out_proj_weight",
+    "out_proj_bias",
+    "training",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "use_separate_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "v_proj_weight",
+    "static_k",
+    "static_v",
+    "average_attn_weights",
+    "is_causal",
+]
 
 
 def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -109,10 +135,9 @@ def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     heads, batch = given["num_heads"], query.shape[1]
     weights, biases = _projections(given)
     q, k, v = (
-        functional.linear(tensor, weight, bias)
-        .unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+        functional.linear(tensor, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
         for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True)
-    )  # fmt: skip
+    )
     mask = _merged_mask(given, batch, heads, q, k)
     output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     joined = output.permute(2, 0, 1, 3).flatten(2)
@@ -160,9 +185,15 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def attend(
-    call: Call, pair: Pair, maps: Tensor, letters: str, value: Tensor, tag: Any, value_letters: str,
+    call: Call,
+    pair: Pair,
+    maps: Tensor,
+    letters: str,
+    value: Tensor,
+    tag: Any,
+    value_letters: str,
     out: str,
-) -> Tag:  # fmt: skip
+) -> Tag:
     """Shape (c): an attention map times values."""
     recorder = call.recorder
     key = next(letter for letter in letters if letter not in out)
@@ -187,10 +218,13 @@ def attend(
         "probabilities": layout.apply(_to_letters(maps.detach(), letters, [*lead, query, key])),
         "value": layout.apply(laid.expand(*shape, *laid.shape[-2:])),
     }
-    found = _record(recorder, rows, values, (query_shape, key_shape), layout, output, arrays,
-                    arranged)  # fmt: skip
+    found = _record(
+        recorder, rows, values, (query_shape, key_shape), layout, output, arrays, arranged
+    )
     labels = Labels((*query_shape, 1), rows.labels.values.unsqueeze(-1)).permute(_inverse(order))
-    return Tokens(found.state, Labels(tuple(output.shape), labels.values), found.node, found.pending)
+    return Tokens(
+        found.state, Labels(tuple(output.shape), labels.values), found.node, found.pending
+    )
 
 
 def _inverse(order: list[int]) -> list[int]:
@@ -207,16 +241,24 @@ def _query_letter(pair: Pair, letters: str, value_letters: str, out: str) -> str
 
 
 def _values(
-    recorder: Recorder, value: Tensor, tag: Any, value_letters: str, order: list[str], pair: Pair,
+    recorder: Recorder,
+    value: Tensor,
+    tag: Any,
+    value_letters: str,
+    order: list[str],
+    pair: Pair,
     letters: str,
-) -> Tokens | None:  # fmt: skip
+) -> Tokens | None:
     """Tokens of the values along (lead, key); for constant values those of the keys."""
     columns = pair.columns
     if tag is None or isinstance(tag, Constant):
         if columns is not None:
             return Tokens(columns.state, _ordered(columns.labels, letters, order), columns.node)
-        features = [a for a, letter in enumerate(value_letters)
-                    if letter != order[-1] and not (a == 0 and value.ndim > 2)]  # fmt: skip
+        features = [
+            a
+            for a, letter in enumerate(value_letters)
+            if letter != order[-1] and not (a == 0 and value.ndim > 2)
+        ]
         tag = recorder.learn(value, features)
     tag = recorder.settle(tag, value)
     key_axis = value_letters.index(order[-1])
@@ -226,9 +268,14 @@ def _values(
 
 
 def _rows(
-    recorder: Recorder, pair: Pair, maps: Tensor, letters: str, order: list[str], values: Tokens,
+    recorder: Recorder,
+    pair: Pair,
+    maps: Tensor,
+    letters: str,
+    order: list[str],
+    values: Tokens,
     shape: tuple[int, ...],
-) -> Tokens:  # fmt: skip
+) -> Tokens:
     if pair.rows is not None:
         return Tokens(pair.rows.state, _ordered(pair.rows.labels, letters, order), pair.rows.node)
     if values.state.kind == "learned" and shape[-1] == values.labels.shape[-1]:
@@ -361,10 +408,15 @@ def _with_gradient(output: Tensor) -> Tensor:
 
 
 def _record(
-    recorder: Recorder, rows: Tokens, values: Tokens, shapes: tuple[Any, Any],
-    layout: Arrangement, output: Tensor, arrays: dict[str, object],
+    recorder: Recorder,
+    rows: Tokens,
+    values: Tokens,
+    shapes: tuple[Any, Any],
+    layout: Arrangement,
+    output: Tensor,
+    arrays: dict[str, object],
     output_layout: Arrangement | None = None,
-) -> Tokens:  # fmt: skip
+) -> Tokens:
     query_shape, key_shape = shapes
     row_tokens = _group_tokens(rows.labels, query_shape, layout)
     column_tokens = _group_tokens(values.labels, key_shape, layout)
@@ -373,9 +425,17 @@ def _record(
             raise recorder.refuse(f"an attention was found whose {what} cannot be told apart")
     spread = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1))
     draft = AttentionDraft(
-        len(recorder.attentions), rows, values, row_tokens, column_tokens, output_layout or layout,
-        activation(output, spread, value=False), arrays, recorder.module(), (rows.node, values.node),
-    )  # fmt: skip
+        len(recorder.attentions),
+        rows,
+        values,
+        row_tokens,
+        column_tokens,
+        output_layout or layout,
+        activation(output, spread, value=False),
+        arrays,
+        recorder.module(),
+        (rows.node, values.node),
+    )
     recorder.attentions.append(draft)
     node = recorder.node(rows.node, values.node)
     return Tokens(rows.state, spread, node, Pending((draft,)))

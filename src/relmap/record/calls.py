@@ -49,7 +49,11 @@ class Call:
         """Collect the tensors among the operands; keep what an in-place join would overwrite."""
         self.operands = list(_tensors((*self.args, *self.kwargs.values())))
         self.tags = [self.recorder.tag(tensor) for tensor in self.operands]
-        if self.in_place and self.recorder.keep_values and any(isinstance(tag, Tokens) and tag.pending for tag in self.tags):
+        if (
+            self.in_place
+            and self.recorder.keep_values
+            and any(isinstance(tag, Tokens) and tag.pending for tag in self.tags)
+        ):
             self.before = {id(tensor): tensor.detach().clone() for tensor in self.operands}
 
     @property
@@ -105,7 +109,9 @@ def plain_name(name: str) -> tuple[str, bool]:
     return _OPERATORS.get(name, name), in_place
 
 
-_IN_PLACE = frozenset(["add", "sub", "mul", "div", "truediv", "pow", "and", "or", "xor", "matmul", "floordiv"])
+_IN_PLACE = frozenset(
+    ["add", "sub", "mul", "div", "truediv", "pow", "and", "or", "xor", "matmul", "floordiv"]
+)
 
 
 def _tensors(values: Any) -> Iterator[Tensor]:
@@ -114,7 +120,6 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield value
         elif isinstance(value, (tuple, list)):
             yield from _tensors(value)
-
 
 
 def along(call: Call, tag: Tokens | Pair, copies: bool = False) -> Tag:
@@ -137,7 +142,9 @@ def move_pair(pair: Pair, move: Callable[[Labels], Labels], axis: int | None = N
             return None
         return Tokens(tokens.state, move(tokens.labels), tokens.node)
 
-    return Pair(side(pair.rows), side(pair.columns), pair.nodes, pair.axis if axis is None else axis)
+    return Pair(
+        side(pair.rows), side(pair.columns), pair.nodes, pair.axis if axis is None else axis
+    )
 
 
 def constant_along(tokens: Tokens | None, axis: int) -> Tokens | None:

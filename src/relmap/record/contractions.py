@@ -44,6 +44,7 @@ def contract(call: Call) -> Tag | None:
             return tag
     if isinstance(left, Pair) and isinstance(right, Pair):
         return call.lost("multiplies two attention maps")
+    tag: Tag | None
     if isinstance(left, Pair) or isinstance(right, Pair):
         tag = _with_pair(call, product, left, right)
     elif isinstance(left, Tokens) and isinstance(right, Tokens):
@@ -61,7 +62,7 @@ def _tokens_only(tag: Tag | None) -> Tokens | Pair | Lost | None:
     return None if isinstance(tag, Constant) else tag
 
 
-def _with_added(call: Call, product: Product, tag: Tag) -> Tag:
+def _with_added(call: Call, product: Product, tag: Tag | None) -> Tag | None:
     """Baddbmm and addmm add a tensor: a bias (nothing changes) or more scores."""
     added = None if product.added is None else _tokens_only(call.tag_of(product.added))
     if isinstance(added, Lost) or added is None or isinstance(tag, (Lost, Pair)):
@@ -146,9 +147,7 @@ def _gated_merge(call: Call, product: Product, left: Tokens, right: Tokens) -> T
     return Tokens(merged.state, merged.labels, node)
 
 
-def _without(
-    side: tuple[Tokens, Tensor, str], letters: set[str]
-) -> tuple[Tokens, Tensor, str]:
+def _without(side: tuple[Tokens, Tensor, str], letters: set[str]) -> tuple[Tokens, Tensor, str]:
     """A side whose summed letters are seen as features."""
     tag, tensor, names = side
     values = tag.labels.values
@@ -178,7 +177,9 @@ def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | Non
         return call.lost("contracts scores over several axes")
     axis = letters.index(gone[0])
     pair = Pair(constant_along(pair.rows, axis), pair.columns, pair.nodes, pair.axis)
-    varies = [side is not None and axis in side.labels.varying for side in (pair.rows, pair.columns)]
+    varies = [
+        side is not None and axis in side.labels.varying for side in (pair.rows, pair.columns)
+    ]
     if pair.axis == FOLDED and (varies[0] or not varies[1]):
         return call.lost("reads an attention map whose keys cannot be told apart any more")
     over_tokens = any(varies) or axis == pair.axis
@@ -190,7 +191,7 @@ def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | Non
         return call.lost("contracts an attention map over its queries")
     if varies[0] and not varies[1]:
         pair = Pair(pair.columns, pair.rows, pair.nodes, axis)
-    if other is None and _by_position(pair, letters, other_letters):
+    if other is None and pair.rows is not None and _by_position(pair, letters, other_letters):
         # Learned values read by relative position: a bias of the row tokens.
         labels = project(pair.rows.labels, letters, product.out_letters, call.shape)
         return Tokens(pair.rows.state, labels, call.recorder.node(pair.rows.node))
@@ -264,7 +265,7 @@ def _einsum(args: tuple[Any, ...]) -> Product | None:
     if not isinstance(args[0], str) or len(operands) != 2:
         return None
     inputs, arrow, out = args[0].replace(" ", "").partition("->")
-    letters = [part for part in inputs.split(",")]
+    letters = list(inputs.split(","))
     if not arrow:
         seen = "".join(letters)
         out = "".join(sorted(letter for letter in set(seen) if seen.count(letter) == 1))
@@ -279,4 +280,3 @@ def _einsum(args: tuple[Any, ...]) -> Product | None:
     if any(len(set(part)) != len(part) for part in letters):
         return None
     return Product(operands[0], operands[1], letters[0], letters[1], out)
-

@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from relmap.record.calls import PARTS, Call, along, move_pair
 from relmap.record.labels import NO_TOKEN, Labels
-from relmap.record.tags import Lost, Pair, Tag, Tokens, activation
+from relmap.record.tags import Pair, Tag, Tokens, activation
 
 
 def convolve(call: Call) -> Tag | None:
@@ -66,8 +66,11 @@ def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag
         return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
     before, after = tensor.shape[-spatial:], call.shape[-spatial:]
     strides = call.argument(3, "stride", 1) if window is not None else 2
-    unit = not call.name.startswith("conv_t") and {strides} == {1} if isinstance(strides, int) \
+    unit = (
+        not call.name.startswith("conv_t") and {strides} == {1}
+        if isinstance(strides, int)
         else all(one == 1 for one in strides)
+    )
     if unit or tuple(before) == tuple(after):
         return _same_grid(call, tag, spatial, before, after)
     return _coarser_grid(call, tag, spatial, window)
@@ -109,9 +112,7 @@ def _fresh_grid(call: Call, tag: Tokens, spatial: int) -> Tag:
     return Tokens(state, labels, recorder.node(tag.node))
 
 
-def _same_grid(
-    call: Call, tag: Tokens, spatial: int, before: Any, after: Any
-) -> Tag:
+def _same_grid(call: Call, tag: Tokens, spatial: int, before: Any, after: Any) -> Tag:
     """A window that keeps the grid: tokens stay, and see their neighbours."""
     values = tag.labels.values
     for position in range(spatial):
@@ -133,25 +134,23 @@ def _same_grid(
 def _start(values: Tensor, axis: int, cut: int) -> int:
     """Where the tokens begin that an unpadded window keeps: behind the padding, or centred."""
     others = [one for one in range(values.ndim) if one != axis]
-    padded = (values < 0).all(dim=others[0]) if len(others) == 1 else (
-        (values < 0).movedim(axis, 0).flatten(1).all(dim=1)
+    padded = (
+        (values < 0).all(dim=others[0])
+        if len(others) == 1
+        else ((values < 0).movedim(axis, 0).flatten(1).all(dim=1))
     )
     leading = int((~padded).int().argmax()) if bool((~padded).any()) else 0
     return min(leading, cut) if leading else cut // 2
 
 
-def _coarser_grid(
-    call: Call, tag: Tokens, spatial: int, window: tuple[int, ...] | None
-) -> Tag:
+def _coarser_grid(call: Call, tag: Tokens, spatial: int, window: tuple[int, ...] | None) -> Tag:
     """A window with a stride: a token is made of all tokens in its window."""
     tensor = call.operands[0]
     if tag.pending is not None:
         tag = call.recorder.settle(tag, tensor)
     labels = tag.labels
     before, after = tuple(tensor.shape[-spatial:]), call.shape[-spatial:]
-    parents = labels.values.expand(
-        *labels.values.shape[: tensor.ndim - spatial], *before
-    )
+    parents = labels.values.expand(*labels.values.shape[: tensor.ndim - spatial], *before)
     lead = parents.shape[: tensor.ndim - spatial]
     flat = parents.reshape(-1, *before)
     index = _window_index(call, before, after, window)
@@ -214,12 +213,11 @@ def _axis_index(
 
 
 def _per_axis(value: Any, position: int) -> Any:
-    if isinstance(value, (tuple, list)):
-        return value[position] if len(value) > 1 else value[0]
-    return value
+    values = list(value) if isinstance(value, (tuple, list)) else [value]
+    return values[position] if len(values) > 1 else values[0]
 
 
 def keep(call: Call) -> Tag | None:
     """batch_norm in eval mode: a scale and a shift per channel."""
     tag = call.tag()
-    return along(call, tag) if tag is not None and not isinstance(tag, Lost) else tag
+    return along(call, tag) if isinstance(tag, Tokens | Pair) else tag

@@ -66,7 +66,9 @@ def build_graph(
     needed = _ancestors([draft for group in groups for draft in group])
     number = {id(draft): index for index, draft in enumerate(needed.states)}
     calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
-    states = [_freeze_state(draft, index, number, calls) for index, draft in enumerate(needed.states)]
+    states = [
+        _freeze_state(draft, index, number, calls) for index, draft in enumerate(needed.states)
+    ]
     attentions = tuple(_freeze_attention(draft, calls, number) for draft in needed.attentions)
     if not attentions:
         raise TraceError("no attention that was recorded takes part in the explained output")
@@ -112,7 +114,9 @@ def _final_states(draft: StateDraft) -> list[StateDraft]:
         return [draft]
     parents = list(dict.fromkeys(parent for parent, _, _ in draft.links))
     if draft.kind == "sum" and any(
-        one is not other and one in _ancestors([other]).states for one in parents for other in parents
+        one is not other and one in _ancestors([other]).states
+        for one in parents
+        for other in parents
     ):
         return [draft]
     found: list[StateDraft] = []

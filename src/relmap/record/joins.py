@@ -27,7 +27,9 @@ from relmap.record.tags import (
 if TYPE_CHECKING:
     from relmap.record.recorder import Recorder
 
-_COPIES = frozenset(["add", "sub", "mul", "div", "neg", "dropout", "feature_dropout", "alpha_dropout"])
+_COPIES = frozenset(
+    ["add", "sub", "mul", "div", "neg", "dropout", "feature_dropout", "alpha_dropout"]
+)
 
 
 def pointwise(call: Call) -> Tag | None:
@@ -40,7 +42,8 @@ def pointwise(call: Call) -> Tag | None:
     if any(isinstance(tag, Pair) for _, tag in known):
         return _scores(call, known)
     (first, left), (second, right) = known[:2]
-    assert isinstance(left, Tokens) and isinstance(right, Tokens)
+    assert isinstance(left, Tokens)
+    assert isinstance(right, Tokens)
     if len(known) > 2:
         return call.lost("combines three token tensors")
     return _gate(call, (first, second), left, right)
@@ -59,7 +62,8 @@ def add(call: Call) -> Tag | None:
     if len(known) == 1:
         return _with_constant(call, known[0][0], known[0][1])
     (first, left), (second, right) = known[:2]
-    assert isinstance(left, Tokens) and isinstance(right, Tokens)
+    assert isinstance(left, Tokens)
+    assert isinstance(right, Tokens)
     return _add_tokens(call, (first, second), left, right)
 
 
@@ -81,7 +85,9 @@ def _scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
         if call.name == "mul":
             return call.lost("weighs tokens by an attention map element by element")
         del tokens
-    axis = next((tag.axis for _, tag in known if isinstance(tag, Pair) and tag.axis is not None), None)
+    axis = next(
+        (tag.axis for _, tag in known if isinstance(tag, Pair) and tag.axis is not None), None
+    )
     moved = move_pair(pair, lambda labels: labels.broadcast_to(call.shape))
     shift = len(call.shape) - known[[t for _, t in known].index(pair)][0].ndim
     return Pair(moved.rows, moved.columns, pair.nodes, None if axis is None else axis + shift)
@@ -105,9 +111,7 @@ def _same_shape(tensor: Tensor, call: Call) -> bool:
     return shape == call.shape or shape == call.shape[1:]
 
 
-def _add_tokens(
-    call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
-) -> Tag:
+def _add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
     recorder = call.recorder
     left, right = _as_tokens(recorder, tensors, left, right)
     if left.pending and right.pending:
@@ -152,9 +156,7 @@ def _is_residual(pending: Pending, other: Tokens) -> bool:
     return False
 
 
-def _add_settled(
-    call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
-) -> Tag:
+def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
     recorder, shape = call.recorder, call.shape
     node = recorder.node(left.node, right.node)
     labels = left.labels.broadcast_to(shape)
@@ -249,7 +251,9 @@ def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Token
             return Tokens(right.state, labels[1], node)
         return recorder.sum((left, right), tensors, call.result)
     finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
-    scalar = [_one_number_each(tensor, tag) for tensor, tag in zip(tensors, (left, right), strict=True)]
+    scalar = [
+        _one_number_each(tensor, tag) for tensor, tag in zip(tensors, (left, right), strict=True)
+    ]
     if scalar[0] != scalar[1]:
         finer = int(scalar[0])
     elif not set(labels[1 - finer].varying) < set(labels[finer].varying):

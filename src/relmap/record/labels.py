@@ -36,7 +36,7 @@ class Labels:
 
     @staticmethod
     def of(tensor: Tensor) -> Labels:
-        """Read labels off a full tensor of labels, finding the axes along which they are constant."""
+        """Read labels off a full tensor of labels, finding where they are constant."""
         return Labels(tuple(tensor.shape), _compact(tensor, range(tensor.ndim)))
 
     @property

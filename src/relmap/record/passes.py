@@ -21,12 +21,37 @@ from relmap.record.recorder import Recorder
 from relmap.record.tags import is_floating
 
 _TURNS = threading.RLock()
-_AUXILIARY = (
-    "mask", "position_id", "position_embed", "token_type", "type_id", "_size", "image_sizes",
-    "grid_thw", "_shape", "labels", "cache", "past_key", "head_", "_lens", "lengths", "spatial_shapes",
-    "ratio", "_index", "indices", "num_", "noise", "timestamps", "time_features", "bool_",
-    "global_attention", "bbox", "rope_", "seqlens", "padding",
-)  # fmt: skip
+_AUXILIARY = [
+    "mask",
+    "position_id",
+    "position_embed",
+    "token_type",
+    "type_id",
+    "_size",
+    "image_sizes",
+    "grid_thw",
+    "_shape",
+    "labels",
+    "cache",
+    "past_key",
+    "head_",
+    "_lens",
+    "lengths",
+    "spatial_shapes",
+    "ratio",
+    "_index",
+    "indices",
+    "num_",
+    "noise",
+    "timestamps",
+    "time_features",
+    "bool_",
+    "global_attention",
+    "bbox",
+    "rope_",
+    "seqlens",
+    "padding",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +109,8 @@ def _enter(
         arguments[name] = tagged[name] = copy
     if not tagged:
         raise InputError(
-            f"none of the inputs ({', '.join(inputs)}) is a tensor whose tokens could be explained; "
-            "a list of tensors has to be stacked into one"
+            f"none of the inputs ({', '.join(inputs)}) is a tensor whose tokens could be "
+            "explained; a list of tensors has to be stacked into one"
         )
     return arguments, tagged
 

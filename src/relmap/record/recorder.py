@@ -37,7 +37,22 @@ from relmap.record.tags import (
 
 _TAG = "_relmap_tag"
 _READS_LEARNED_TOKENS = frozenset(
-    ["expand", "expand_as", "repeat", "unsqueeze", "tile", "__getitem__", "embedding", "repeat_interleave", "squeeze", "broadcast_to", "to", "type_as", "view", "reshape"]
+    [
+        "expand",
+        "expand_as",
+        "repeat",
+        "unsqueeze",
+        "tile",
+        "__getitem__",
+        "embedding",
+        "repeat_interleave",
+        "squeeze",
+        "broadcast_to",
+        "to",
+        "type_as",
+        "view",
+        "reshape",
+    ]
 )
 
 
@@ -105,9 +120,7 @@ class Recorder(TorchFunctionMode):
         """Drop the tag of tensors that carry no tokens: booleans, and integers made by counting."""
         if tensor.dtype == torch.bool:
             return None
-        if not is_floating(tensor) and not (
-            isinstance(tag, Tokens) and tag.state.kind == "input"
-        ):
+        if not is_floating(tensor) and not (isinstance(tag, Tokens) and tag.state.kind == "input"):
             return None
         return tag
 
@@ -159,9 +172,9 @@ class Recorder(TorchFunctionMode):
     def attach(self, tensor: Tensor, tag: Tag | None) -> None:
         """Write a tag on a tensor."""
         if tag is None:
-            tensor.__dict__.pop(_TAG, None)
+            vars(tensor).pop(_TAG, None)
         else:
-            tensor.__dict__[_TAG] = (self, tag)
+            setattr(tensor, _TAG, (self, tag))
 
     def mark(self, tensor: Tensor, tag: Tag) -> None:
         """Write a tag on a tensor that outlives the pass; it is taken off at the end."""
@@ -171,7 +184,7 @@ class Recorder(TorchFunctionMode):
     def forget(self) -> None:
         """Take tags off the tensors that outlive the pass."""
         for tensor in self._marked:
-            tensor.__dict__.pop(_TAG, None)
+            vars(tensor).pop(_TAG, None)
 
     def node(self, *parents: Node, origin: Node | None = None) -> Node:
         """A new computed value."""
@@ -237,7 +250,7 @@ class Recorder(TorchFunctionMode):
         return Tokens(state, labels, self.node(*(part.node for part in parts)))
 
     def source_of(self, owner: StateDraft, positions: Tensor | None, labels: Labels) -> StateDraft:
-        """The source state made of the input elements `positions` (one source per set of tokens)."""
+        """The source state made of the input elements `positions`, one for each set of them."""
         for known, where, state in self._sources:
             if known is owner and (where is positions or _equal(where, positions)):
                 return state
@@ -332,9 +345,7 @@ class Recorder(TorchFunctionMode):
         labels = Labels.number(shape, sorted(features))
         links = [(part.state, labels, at) for part, at in zip(parts, placed, strict=True)]
         state = self.new_state("sum", labels, links=links, settled=True)
-        state.operands = [
-            activation(tensor.expand(shape), labels) for tensor in tensors
-        ]
+        state.operands = [activation(tensor.expand(shape), labels) for tensor in tensors]
         state.stream = activation(result, labels)
         return Tokens(state, labels, self.node(*(part.node for part in parts)))
 

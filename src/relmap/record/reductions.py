@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relmap.record.calls import PARTS, Call, along, constant_along
+from relmap.record.calls import PARTS, Call, along, constant_along, move_pair
 from relmap.record.joins import pointwise
 from relmap.record.labels import Labels
 from relmap.record.tags import Lost, Pair, Tag, Tokens, activation, is_floating
@@ -71,13 +71,7 @@ def _reduced_pair(call: Call, pair: Pair) -> Tag:
     node = call.recorder.node(*(side.node for side in sides))
     if varies and left:
         return Tokens(left[0].state, left[0].labels.collapse(gone, keep), node)
-    return Pair(
-        *(
-            None if side is None else Tokens(side.state, side.labels.collapse(gone, keep), node)
-            for side in (pair.rows, pair.columns)
-        ),
-        pair.nodes,
-    )
+    return move_pair(pair, lambda labels: labels.collapse(gone, keep), None)
 
 
 def _reduced_axes(call: Call) -> tuple[int, ...]:

@@ -58,9 +58,9 @@ _TABLE: dict[Rule, str] = {
     joins.pointwise: """
         mul div neg pow sqrt rsqrt exp exp2 log log1p log2 abs square sigmoid tanh relu relu6 gelu
         silu mish elu celu selu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign
-        logsigmoid log_sigmoid threshold glu_none erf sin cos tan atan clamp clamp_min clamp_max sign round
-        floor ceil maximum minimum fmod remainder nan_to_num dropout feature_dropout alpha_dropout
-        dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1 softshrink hardshrink
+        logsigmoid log_sigmoid threshold erf sin cos tan atan clamp clamp_min clamp_max sign
+        round floor ceil maximum minimum fmod remainder nan_to_num dropout feature_dropout
+        alpha_dropout dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1 softshrink hardshrink
         rrelu sinc quantize_per_tensor fake_quantize_per_tensor_affine
         native_dropout special_expit atan2 logaddexp""",
     # written into one another
@@ -77,8 +77,8 @@ _TABLE: dict[Rule, str] = {
         linear matmul mm bmm mv dot rmatmul einsum addmm baddbmm addbmm addmv _grouped_mm inner""",
     # reductions and norms
     reductions.reduce: """
-        linalg_norm sum mean amax amin max min std var norm vector_norm linalg_vector_norm logsumexp nansum
-        nanmean prod std_mean var_mean""",
+        sum mean amax amin max min std var norm linalg_norm vector_norm linalg_vector_norm
+        logsumexp nansum nanmean prod std_mean var_mean""",
     reductions.normalise: "layer_norm rms_norm",
     reductions.normalise_axis: "normalize log_softmax glu",
     reductions.softmax: "softmax _softmax",

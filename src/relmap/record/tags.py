@@ -162,4 +162,8 @@ def activation(tensor: Tensor, labels: Labels, value: bool = True) -> Activation
 
 def is_floating(tensor: Tensor) -> bool:
     """Whether a tensor can carry a gradient."""
-    return tensor.dtype.is_floating_point or tensor.dtype == torch.complex64 or tensor.dtype == torch.complex128
+    return (
+        tensor.dtype.is_floating_point
+        or tensor.dtype == torch.complex64
+        or tensor.dtype == torch.complex128
+    )

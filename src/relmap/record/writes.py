@@ -88,7 +88,7 @@ def _aligned(known: list[Tokens]) -> bool:
 
 def _extends_tokens(tensors: list[Tensor], tags: list[Tag | None], axis: int) -> bool:
     """A single token (size-1 axis) beside constants: tokens, unless the axis is the last one."""
-    tag, tensor = next((g, t) for g, t in zip(tags, tensors, strict=True) if isinstance(g, Tokens))
+    _tag, tensor = next((g, t) for g, t in zip(tags, tensors, strict=True) if isinstance(g, Tokens))
     return tensor.shape[axis] == 1 and axis != tensor.ndim - 1 and axis > 0
 
 
@@ -403,5 +403,3 @@ def written_view(call: Call) -> Tag | None:
     laid.as_strided(view.shape, view.stride(), offset).copy_(tag.labels.full())
     recorder.mark(base, Tokens(tag.state, Labels.of(laid), tag.node, tag.pending))
     return tag
-
-
