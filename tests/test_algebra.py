@@ -39,7 +39,7 @@ class Reader(nn.Module):
 
 
 def _literal(reader: Reader, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax written out, and the gradient of the weighted output that autograd finds for it."""
+    """The softmax written out, and its gradient of the weighted output by autograd."""
     q, k, v = reader.seen
     k, v = (part.repeat_interleave(HEADS // part.shape[1], dim=1) for part in (k, v))
     scale = reader.settings.get("scale") or 1 / math.sqrt(WIDTH)

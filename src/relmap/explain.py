@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
+from relmap.algebra import wide
 from relmap.arguments import complete, count_examples, forward_names
 from relmap.attribution import Attribution
 from relmap.backwards import BACKWARDS
@@ -23,6 +24,7 @@ from relmap.methods import METHODS
 from relmap.models import Model, describe, pictures
 from relmap.propagate import RecordedPass
 from relmap.record import recording
+from relmap.record.passes import check_network
 from relmap.reporting import lay_out, mark_padding, provenance
 from relmap.targets import Target, TargetContext, resolve
 
@@ -60,6 +62,7 @@ def explain(
         torch.Size([2, 5])
     """
     described = describe(model)
+    check_network(described.network)
     entry = METHODS.get(method)
     _check_backward(backward, entry.name)
     given, options = _separate(described, entry.name, inputs)
@@ -99,7 +102,8 @@ def _scores(
     """Relevance of a source as (batch, token)."""
     found = relevance.get(state)
     if found is None:
-        return torch.zeros(tokens.shape, device=passed.graph.device())
+        value = wide(passed.graph.attentions[0].value[:0])
+        return torch.zeros(tokens.shape, dtype=value.dtype, device=value.device)
     places = tokens.to(found.device)
     return torch.where(places >= 0, found[places.clamp_min(0)], 0)
 
@@ -176,11 +180,28 @@ def _arguments(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _settings(method: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option of the method, with the value it has."""
+    """Every option of the method, with the value it has.
+
+    Raises:
+        InputError: a value is of the wrong type, or none of those allowed.
+    """
+    hints = get_type_hints(METHODS.get(method).function)
+    for name, value in chosen.items():
+        _check_option(method, name, value, hints.get(name, Any))
     return {
         name: chosen.get(name, parameter.default)
         for name, parameter in METHODS.options(method).items()
     }
+
+
+def _check_option(method: str, name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        allowed = ", ".join(map(repr, get_args(hint)))
+        raise InputError(f"{method}: {name}={value!r} is not one of {allowed}")
+    plain = hint in (bool, int, float, str)
+    wrong = not isinstance(value, (int, float) if hint is float else hint) if plain else False
+    if wrong or (hint in (int, float) and isinstance(value, bool)):
+        raise InputError(f"{method}: {name}={value!r} is not of type {hint.__name__}")
 
 
 def _check_backward(backward: str | None, method: str) -> None:

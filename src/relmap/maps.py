@@ -34,14 +34,16 @@ class Maps:
     """Relevance maps of the states recorded so far, one block for each leaf.
 
     `blocks[state][leaf]` is (batch, tokens of the state, tokens of the leaf); a missing block is
-    zero. `places[state]` says where each token number stands: (example, position).
+    zero. `places[state]` says where each token number stands: (example, position). `units[state]`
+    is what its tokens are of the leaves over links alone: the I of the formulas, where nothing was
+    merged.
     """
 
     passed: RecordedPass
     leaves: tuple[int, ...]
     places: dict[int, tuple[Tensor, Tensor, int]]
     blocks: dict[int, dict[int, Tensor]] = field(default_factory=dict)
-    roots: dict[int, int] = field(default_factory=dict)
+    units: dict[int, dict[int, Tensor]] = field(default_factory=dict)
 
     @property
     def graph(self) -> TokenGraph:
@@ -91,13 +93,20 @@ def carry_maps(passed: RecordedPass, rule: Rule, update: Update | None = None) -
         if index in leaves:
             eye = torch.eye(maps.size(index), dtype=maps.dtype, device=graph.device())
             maps.blocks[index] = {index: eye.expand(graph.batch, -1, -1)}
-        elif state.kind != "join":
-            maps.blocks[index] = _from_links(maps, state)
-        elif index in skipped:
-            maps.blocks[index] = _residual(maps, state)
+            maps.units[index] = maps.blocks[index]
+            continue
+        if state.kind != "join":
+            maps.units[index] = _from_links(maps, state, maps.units)
+            maps.blocks[index] = _from_links(maps, state, maps.blocks)
+            continue
+        if state.links:
+            maps.units[index] = _residual(maps, state, maps.units)
+        if index in skipped:
+            maps.blocks[index] = _residual(maps, state, maps.blocks)
         else:
             maps.blocks[index] = _at_join(maps, rule, state, update)
-        maps.roots[index] = _root(maps, state)
+        # A stream that begins with an attention begins with what it read.
+        maps.units.setdefault(index, maps.blocks[index])
     return maps
 
 
@@ -158,7 +167,7 @@ def _at_join(maps: Maps, rule: Rule, state: State, update: Update | None) -> dic
     if not state.links:
         total = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)
         return _mixed(maps, [(key, normalized(mixed, total)) for key, mixed in calls])
-    residual = _residual(maps, state)
+    residual = _residual(maps, state, maps.blocks)
     if update is not None:
         return update(maps, state, residual, calls)
     sums = torch.stack([mixed.sum(-1) for _, mixed in calls]).sum(0)
@@ -192,20 +201,20 @@ def _mixed(maps: Maps, calls: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
     return blocks
 
 
-def _residual(maps: Maps, state: State) -> dict[int, Tensor]:
+def _residual(maps: Maps, state: State, below: dict[int, dict[int, Tensor]]) -> dict[int, Tensor]:
     link = state.links[0]
     if link.child_tokens is None:
-        return dict(maps.blocks[link.parent])
+        return dict(below[link.parent])
     matrix = _link_matrix(maps, state, link)
-    return {leaf: matrix @ block for leaf, block in maps.blocks[link.parent].items()}
+    return {leaf: matrix @ block for leaf, block in below[link.parent].items()}
 
 
-def _from_links(maps: Maps, state: State) -> dict[int, Tensor]:
+def _from_links(maps: Maps, state: State, below: dict[int, dict[int, Tensor]]) -> dict[int, Tensor]:
     blocks: dict[int, Tensor] = {}
     for link, weight in zip(state.links, link_weights(maps.passed, state), strict=True):
         matrix = _link_matrix(maps, state, link)
         scaled = matrix * gather(maps, state.index, weight)[..., None]
-        for leaf, block in maps.blocks[link.parent].items():
+        for leaf, block in below[link.parent].items():
             product = scaled @ block
             blocks[leaf] = product if leaf not in blocks else blocks[leaf] + product
     return blocks
@@ -239,13 +248,6 @@ def gather(maps: Maps, state: int, values: Float[Tensor, " token"]) -> Tensor:
     known = example >= 0
     dense[example[known], position[known]] = values[known]
     return dense
-
-
-def _root(maps: Maps, state: State) -> int:
-    """The state in which the stream of a state began: where its own tokens are a unit map."""
-    if state.kind == "join" and state.links:
-        return maps.roots[state.links[0].parent]
-    return state.index
 
 
 def _places(graph: TokenGraph, state: State) -> tuple[Tensor, Tensor, int]:

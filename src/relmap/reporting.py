@@ -71,8 +71,7 @@ def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layou
             tokens = _words(model, ids)
     mask = _mask(source, arguments)
     if mask is not None:
-        elements = source.elements.clamp_min(0)
-        padding |= (mask.reshape(-1)[elements] == 0) & (source.elements >= 0)
+        padding |= ~_seen(mask, source.elements)
     return Layout(
         names=source.names,
         modality=modality,
@@ -128,6 +127,11 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
     name = source.names[0]
     if name == "pixel_values" and isinstance(arguments.get("pixel_mask"), Tensor):
         return _patch_mask(source, arguments["pixel_mask"])
+    closed = arguments.get(f"{name}_key_padding_mask")
+    if isinstance(closed, Tensor) and closed.ndim == 2:
+        # torch.nn marks padding with True, and may hold it as a float of minus infinity.
+        hidden = closed if closed.dtype == torch.bool else closed < 0
+        return (~hidden).detach().cpu()
     names = (
         _TEXT_MASKS.get(name, ""),
         name.replace("input_ids", "attention_mask"),
@@ -141,6 +145,17 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
         if fits and mask.numel() > int(source.elements.max()):
             return mask.detach().cpu()
     return None
+
+
+def _seen(mask: Tensor, elements: Tensor) -> Tensor:
+    """What a mask says of each token; the k-th token of an example stands in its k-th column.
+
+    The argument itself may have been laid out otherwise (sequence first).
+    """
+    mask = mask.reshape(elements.shape[0], -1) != 0
+    made = elements >= 0
+    place = torch.where(made, elements, elements.max() + 1).argsort(1).argsort(1)
+    return mask.gather(1, place.clamp_max(mask.shape[1] - 1)) | ~made
 
 
 def _patch_mask(source: Source, mask: Tensor) -> Tensor | None:

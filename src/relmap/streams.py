@@ -38,6 +38,19 @@ def crosses(graph: TokenGraph, state: int, key: int) -> bool:
     return not set(own_leaves(graph, state)) & set(own_leaves(graph, key))
 
 
+def answers(graph: TokenGraph, state: int, key: int) -> bool:
+    """Whether the stream of some keys reads the stream of a join in turn (co-attention)."""
+    mine, theirs = set(own_leaves(graph, state)), set(own_leaves(graph, key))
+    return any(
+        theirs & set(own_leaves(graph, other.index))
+        and mine & set(own_leaves(graph, graph.attentions[call].key_state))
+        and crosses(graph, other.index, graph.attentions[call].key_state)
+        for other in graph.states
+        if other.kind == "join" and other.links
+        for call in other.attentions
+    )
+
+
 def has_cross_attention(graph: TokenGraph) -> bool:
     """Whether any join with a residual reads another stream."""
     return any(

@@ -8,7 +8,6 @@ from typing import Literal
 from torch import Tensor
 
 from relmap.algebra import Tile, wide
-from relmap.errors import InputError
 from relmap.graph import Attention
 from relmap.methods import METHODS
 from relmap.propagate import RecordedPass, made_by_inputs
@@ -31,8 +30,6 @@ def attention_gradcam(
     BERT, LXMERT, VisualBERT and DETR code), or over the read-out row and the input-made columns
     (`pool="row"`: the ViT code). Use it as the classic baseline; it often fails on transformers.
     """
-    if pool not in ("matrix", "row"):
-        raise InputError(f"attention-gradcam: pool={pool!r} is neither 'matrix' nor 'row'")
     made = made_by_inputs(passed.graph)
 
     def mix(one: RecordedPass, call: Attention) -> Callable[[Tile], Tensor]:

@@ -21,7 +21,7 @@ from relmap.graph import State
 from relmap.maps import Maps, carry_maps, read_rows
 from relmap.methods import METHODS
 from relmap.propagate import RecordedPass, Rule, push_rows
-from relmap.streams import crosses, has_cross_attention, own_leaves
+from relmap.streams import answers, crosses, has_cross_attention, own_leaves
 
 
 @METHODS.register(
@@ -81,76 +81,72 @@ def _update(
 ) -> dict[int, Tensor]:  # fmt: skip
     """All additions of a join, computed from the maps before it."""
     own = own_leaves(maps.graph, state.index)
-    root = maps.roots[state.links[0].parent]
     additions: dict[int, Tensor] = {}
     for key, mixed in calls:
         if crosses(maps.graph, state.index, key):
-            found = _cross(maps, switches, (root, own), residual, key, mixed)
+            found = _cross(maps, switches, state, residual, key, mixed)
         else:
             found = {leaf: mixed @ block for leaf, block in maps.blocks[key].items()}
         for leaf, block in found.items():
             additions[leaf] = additions[leaf] + block if leaf in additions else block
+    if not switches.aggregate:
+        # Eq. 11 replaces the own map as well, by zero where the keys know nothing of it yet.
+        gone = own if any(answers(maps.graph, state.index, key) for key, _ in calls) else ()
+        return {leaf: old for leaf, old in residual.items() if leaf not in gone} | additions
     blocks = dict(residual)
     for leaf, block in additions.items():
         old = residual.get(leaf)
-        blocks[leaf] = block if old is None or not switches.aggregate else old + block
+        blocks[leaf] = block if old is None else old + block
     return blocks
 
 
 def _cross(
-    maps: Maps, switches: _Switches, stream: tuple[int, tuple[int, ...]],
-    residual: dict[int, Tensor], key: int, mixed: Tensor,
+    maps: Maps, switches: _Switches, state: State, residual: dict[int, Tensor], key: int,
+    mixed: Tensor,
 ) -> dict[int, Tensor]:  # fmt: skip
     """Eq. 10 for the keys' own leaves, eq. 11 and plain propagation for all others."""
-    root, own = stream
-    theirs = own_leaves(maps.graph, key)
-    key_root = maps.roots[key]
-    found: dict[int, Tensor] = {}
-    for leaf, block in maps.blocks[key].items():
-        if leaf not in theirs:
-            found[leaf] = mixed @ block
-    mine = None
-    if switches.self_in_rule_10:
-        mine = _own_map(maps, switches, root, own, residual)
-    for leaf in theirs:
-        unit = maps.blocks[key_root].get(leaf)
-        block = maps.blocks[key].get(leaf)
-        if unit is None or block is None:
-            continue
-        if not switches.self_in_rule_10:
-            found[leaf] = mixed @ unit
-            continue
-        inner = mixed @ (_normalized(block, unit) if switches.normalize else block)
+    theirs = [leaf for leaf in own_leaves(maps.graph, key) if leaf in maps.units[key]]
+    blocks = maps.blocks[key]
+    found = {leaf: mixed @ block for leaf, block in blocks.items() if leaf not in theirs}
+    units = {leaf: maps.units[key][leaf] for leaf in theirs}
+    if not switches.self_in_rule_10:
+        return found | {leaf: mixed @ unit for leaf, unit in units.items()}
+    read = {leaf: maps.block(key, leaf) for leaf in theirs}
+    if switches.normalize:
+        read = _normalized(read, units)
+    mine = _own_map(maps, switches, state, residual)
+    for leaf, block in read.items():
+        inner = mixed @ block
         found[leaf] = inner if mine is None else mine.transpose(-1, -2) @ inner
     return found
 
 
 def _own_map(
-    maps: Maps, switches: _Switches, root: int, own: tuple[int, ...], residual: dict[int, Tensor]
+    maps: Maps, switches: _Switches, state: State, residual: dict[int, Tensor]
 ) -> Tensor | None:
-    """The stream's map onto its own tokens, N(R_ss); None if it began with merged tokens."""
-    units = maps.blocks[root]
-    total = None
-    for leaf in own:
-        unit, block = units.get(leaf), residual.get(leaf)
-        if unit is None or block is None:
-            continue
-        part = block @ unit.transpose(-1, -2)
-        total = part if total is None else total + part
-    if total is None or not _is_permutation(units, own):
+    """The stream's map onto its own tokens, N(R_ss); None where its tokens were merged."""
+    units = maps.units[state.index]
+    own = [leaf for leaf in own_leaves(maps.graph, state.index) if leaf in units]
+    if not own or not _is_permutation(units, own):
         return None
+    whole = torch.cat([units[leaf] for leaf in own], dim=-1)
+    mine = [residual.get(leaf, torch.zeros_like(units[leaf])) for leaf in own]
+    total = torch.cat(mine, dim=-1) @ whole.transpose(-1, -2)
     identity = torch.eye(total.shape[-1], dtype=total.dtype, device=total.device)
-    return _normalized(total, identity) if switches.normalize else total
+    return _normalized({0: total}, {0: identity})[0] if switches.normalize else total
 
 
-def _is_permutation(units: dict[int, Tensor], own: tuple[int, ...]) -> bool:
+def _is_permutation(units: dict[int, Tensor], own: list[int]) -> bool:
     parts = [units[leaf] for leaf in own if leaf in units]
     whole = torch.cat(parts, dim=-1)
     return whole.shape[-1] == whole.shape[-2] and bool(((whole == 0) | (whole == 1)).all())
 
 
-def _normalized(block: Tensor, unit: Tensor) -> Tensor:
-    """Eq. 8-9; a row without relevance beyond its own stays as it is."""
-    beyond = block - unit
-    total = beyond.sum(dim=-1, keepdim=True)
-    return torch.where(total != 0, beyond / torch.where(total != 0, total, 1), 0) + unit
+def _normalized(blocks: dict[int, Tensor], units: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Eq. 8-9 over blocks side by side; a row without relevance beyond its own stays as it is."""
+    beyond = {leaf: block - units[leaf] for leaf, block in blocks.items()}
+    total = torch.stack([part.sum(dim=-1, keepdim=True) for part in beyond.values()]).sum(0)
+    safe = torch.where(total != 0, total, 1)
+    return {
+        leaf: torch.where(total != 0, part / safe, 0) + units[leaf] for leaf, part in beyond.items()
+    }

@@ -78,7 +78,7 @@ def _update(
     for key, mixed in calls:
         if not crosses(maps.graph, state.index, key):
             continue
-        root = maps.blocks[maps.roots[state.links[0].parent]]
+        root = maps.units[state.index]
         mine = _on_own_tokens(residual, root, own)
         for leaf in own_leaves(maps.graph, key):
             blocks[leaf] = mine.transpose(-1, -2) @ (mixed @ maps.block(key, leaf))

@@ -19,7 +19,6 @@ import torch
 from torch import Tensor
 
 from relmap.algebra import gradient_weighted, per_token, wide
-from relmap.errors import InputError
 from relmap.graph import Activation, State
 from relmap.methods import METHODS
 from relmap.propagate import RecordedPass, Rule, example_mean, push_rows
@@ -51,14 +50,6 @@ def wra(
     attention differs between layers (vision-language models, text); on single-class image
     classifiers prefer `genatt`.
     """
-    for value, allowed in (
-        (weights, ("sensitivity", "equal")),
-        (granularity, ("layer", "token")),
-        (clamp, ("element", "sum")),
-        (gradient, ("total", "branch")),
-    ):
-        if value not in allowed:
-            raise InputError(f"wra: {value!r} is not one of {', '.join(map(repr, allowed))}")
 
     def share(one: RecordedPass, state: State) -> Tensor:
         if weights == "equal":

@@ -259,6 +259,18 @@ class Recorder(TorchFunctionMode):
         self._sources.append((owner, positions, state))
         return state
 
+    def _numbered_as_known(self, owner: StateDraft, positions: Tensor, labels: Labels) -> Labels:
+        """The same tokens in another order (a transposed input) keep the numbers they have."""
+        for known, where, _ in self._sources:
+            if known is not owner or where is None or where.numel() != positions.numel():
+                continue
+            order = where.flatten().argsort()
+            ordered = where.flatten()[order]
+            at = torch.searchsorted(ordered, positions.flatten()).clamp_max(len(order) - 1)
+            if torch.equal(ordered[at], positions.flatten()):
+                return Labels(labels.shape, order[at].reshape(positions.shape))
+        return labels
+
     def tokens_of_input(self, tensor: Tensor, tag: Tokens, features: Iterable[int]) -> Tokens:
         """See a raw input as tokens: the given axes are features, all others number tokens."""
         axes = [axis % tensor.ndim for axis in features]
@@ -268,7 +280,9 @@ class Recorder(TorchFunctionMode):
         if tag.state.tokens == positions.numel() and not is_floating(tensor):
             positions = tag.labels.values
         labels = Labels.number(tensor.shape, axes)
-        state = self.source_of(tag.state, positions.reshape(labels.values.shape), labels)
+        positions = positions.reshape(labels.values.shape)
+        labels = self._numbered_as_known(tag.state, positions, labels)
+        state = self.source_of(tag.state, positions, labels)
         state.stream = state.stream or activation(tensor, labels, self.keep_values)
         tokens = Tokens(state, labels, tag.node)
         self.attach(tensor, tokens)
@@ -373,7 +387,8 @@ def _relabelled(kept: Activation, labels: Labels) -> Activation:
 def _equal(left: Tensor | None, right: Tensor | None) -> bool:
     if left is None or right is None:
         return left is right
-    return left.numel() == right.numel() and torch.equal(left.flatten(), right.flatten())
+    one, other = left.flatten(), right.flatten()
+    return one.numel() == other.numel() and torch.equal(one.sort().values, other.sort().values)
 
 
 def _name(function: Any) -> str:

@@ -14,7 +14,7 @@ from torch import Tensor
 from relmap.record.calls import PARTS, Call, along, constant_along, move_pair
 from relmap.record.joins import pointwise
 from relmap.record.labels import Labels
-from relmap.record.tags import Lost, Pair, Tag, Tokens, activation, is_floating
+from relmap.record.tags import Constant, Lost, Pair, Tag, Tokens, activation, is_floating
 
 
 def reduce(call: Call) -> Any:
@@ -45,7 +45,7 @@ def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag | None:
         # only lost its small axes (colours) is still that raw input.
         longest = max(range(1, tensor.ndim), key=lambda axis: tensor.shape[axis], default=0)
         if longest in gone:
-            return None
+            return Constant()
         values = labels.values
         for axis in gone:
             values = values.narrow(axis, 0, 1)

@@ -60,7 +60,8 @@ _TABLE: dict[Rule, str] = {
         silu mish elu celu selu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign
         logsigmoid log_sigmoid threshold erf sin cos tan atan clamp clamp_min clamp_max sign
         round floor ceil maximum minimum fmod remainder nan_to_num dropout feature_dropout
-        alpha_dropout dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1 softshrink hardshrink
+        alpha_dropout dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1
+        softshrink hardshrink
         rrelu sinc quantize_per_tensor fake_quantize_per_tensor_affine
         native_dropout special_expit atan2 logaddexp""",
     # written into one another

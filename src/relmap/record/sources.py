@@ -29,7 +29,7 @@ def find_sources(
         names = tuple(sorted(state.names, key=lambda name: order[name]))
         report, beside = _with_learned(state, states)
         tokens = _arrange(report, examples[report.index], batch)
-        elements = _elements(report, state, beside, tokens)
+        tokens, elements = _in_input_order(tokens, _elements(report, state, beside, tokens))
         grid, cells = _grid(draft, state, batch)
         patches = None
         if grid is not None and cells is not None:
@@ -102,6 +102,16 @@ def _elements(report: State, source: State, chain: list[State], tokens: Tensor) 
     kept = made >= 0
     own[made[kept]] = torch.arange(source.tokens)[kept]
     return torch.where(tokens >= 0, own[tokens.clamp_min(0)], -1)
+
+
+def _in_input_order(tokens: Tensor, elements: Tensor) -> tuple[Tensor, Tensor]:
+    """Tokens in the order of the input, where a network drew another order for each example."""
+    tokens, elements = tokens.clone(), elements.clone()
+    for row, numbers in zip(tokens, elements, strict=True):
+        made = numbers >= 0
+        order = numbers[made].argsort()
+        row[made], numbers[made] = row[made][order], numbers[made][order]
+    return tokens, elements
 
 
 def _mapped(tokens: Tensor, source: State, chain: Sequence[State]) -> Tensor:
