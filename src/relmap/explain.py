@@ -91,7 +91,7 @@ def explain(
         layout=layouts,
         target=resolved.names,
         prediction=resolved.prediction,
-        meta=provenance(described, passed.graph, entry.name, settings),
+        meta=provenance(described, passed.graph, entry.name, settings, list(options)),
         inputs={name: value for name, value in drawn.items() if value is not None},
     )
 

@@ -112,55 +112,63 @@ def push_rows(
     return relevance
 
 
+@dataclass(eq=False)
+class _Join:
+    """A join through which relevance is being pushed.
+
+    `queries` is the relevance of its rows, `kept` collects what the residual stream keeps of it.
+    """
+
+    state: State
+    rule: Rule
+    queries: Tensor
+    share: Tensor | None
+    kept: Tensor
+    relevance: dict[int, Tensor]
+
+
 def _push_join(
     passed: RecordedPass, rule: Rule, state: State, row: Tensor, relevance: dict[int, Tensor]
 ) -> None:
     graph = passed.graph
     queries = row if state.rows is None else moved(state.rows, row, graph.states)
-    share = _share(passed, rule, state)
-    mixed = [mixing(passed, rule, graph.attentions[call], queries) for call in state.attentions]
     kept = torch.zeros_like(queries)
-    if len(mixed) == 1:
-        call = graph.attentions[state.attentions[0]]
-        for rows, mixing_rows in mixed[0]:
-            sums = mixing_rows.sum(dim=-1)
-            _push_rows_of(
-                call, rows, mixing_rows, sums, queries, share, rule, state, relevance, kept
-            )
+    join = _Join(state, rule, queries, _share(passed, rule, state), kept, relevance)
+    calls = [graph.attentions[index] for index in state.attentions]
+    if len(calls) == 1:
+        for rows, mixing_rows in mixing(passed, rule, calls[0], queries):
+            _push_rows_of(join, calls[0], rows, mixing_rows, mixing_rows.sum(dim=-1))
     else:
-        held = [list(part) for part in mixed]
-        sums = _sums_over_calls(graph, state, held, len(queries), queries)
-        for position, part in enumerate(held):
-            call = graph.attentions[state.attentions[position]]
+        held = [list(mixing(passed, rule, call, queries)) for call in calls]
+        sums = _sums_over_calls(calls, held, queries)
+        for call, part in zip(calls, held, strict=True):
             for rows, mixing_rows in part:
-                of_rows = sums[call.row_tokens[:, rows].to(sums.device).clamp_min(0)]
-                _push_rows_of(
-                    call, rows, mixing_rows, of_rows, queries, share, rule, state, relevance, kept
-                )
+                tokens = call.row_tokens[:, rows].to(sums.device).clamp_min(0)
+                _push_rows_of(join, call, rows, mixing_rows, sums[tokens])
     if state.links:
         residual = kept if state.rows is None else moved_back(state.rows, kept, row, queries)
         _add(relevance, state.links[0].parent, moved(state.links[0], residual, graph.states))
 
 
 def _push_rows_of(
-    call: Attention, rows: Tensor, mixing_rows: Tensor, sums: Tensor, queries: Tensor,
-    share: Tensor | None, rule: Rule, state: State, relevance: dict[int, Tensor], kept: Tensor,
-) -> None:  # fmt: skip
+    join: _Join, call: Attention, rows: Tensor, mixing_rows: Tensor, sums: Tensor
+) -> None:
     """Push the relevance of some query rows to their keys; note what the residual keeps."""
+    queries, kept, residual_stream = join.queries, join.kept, bool(join.state.links)
     tokens = call.row_tokens[:, rows].to(queries.device)
     weight = row_relevance(call, tokens, queries)
-    if state.links:
-        own = None if share is None else share[tokens.clamp_min(0)]
-        residual, attention = rule.weigh(sums, own)
+    if residual_stream:
+        own = None if join.share is None else join.share[tokens.clamp_min(0)]
+        residual, attention = join.rule.weigh(sums, own)
         flat = tokens.reshape(-1)
         keep = (flat >= 0) & (weight.reshape(-1) != 0)
         values = (residual.expand_as(weight) * queries[tokens.clamp_min(0)]).reshape(-1)
         kept[flat[keep]] = values[keep].to(kept.dtype)
         weight = weight * attention
-    if rule.normalize or not state.links:
+    if join.rule.normalize or not residual_stream:
         mixing_rows = normalized(mixing_rows, sums)
     pushed = torch.einsum("gr,grk->gk", weight.to(mixing_rows.dtype), mixing_rows)
-    _add(relevance, call.key_state, on_keys(call, pushed))
+    _add(join.relevance, call.key_state, on_keys(call, pushed))
 
 
 def on_keys(call: Attention, pushed: Float[Tensor, "group key"]) -> Float[Tensor, " token"]:
@@ -178,17 +186,15 @@ def row_relevance(call: Attention, tokens: Tensor, queries: Tensor) -> Tensor:
 
 
 def _sums_over_calls(
-    graph: TokenGraph, state: State, held: list[list[tuple[Tensor, Tensor]]], count: int,
-    queries: Tensor,
-) -> Tensor:  # fmt: skip
+    calls: Sequence[Attention], held: Sequence[list[tuple[Tensor, Tensor]]], queries: Tensor
+) -> Tensor:
     """Row sums of E where several calls make one row together."""
-    sums = torch.zeros(count, dtype=queries.dtype, device=queries.device)
-    for index, part in zip(state.attentions, held, strict=True):
-        call = graph.attentions[index]
+    sums = torch.zeros_like(queries)
+    for call, part in zip(calls, held, strict=True):
         for rows, mixing_rows in part:
             tokens = call.row_tokens[:, rows].to(queries.device)
             keep = (tokens >= 0).reshape(-1)
-            row_sums = mixing_rows.sum(dim=-1)
+            row_sums = mixing_rows.sum(dim=-1).to(sums.dtype)
             if call.row_copies is not None:
                 row_sums = row_sums / call.row_copies.to(queries.device)[tokens.clamp_min(0)]
             sums = sums.index_add(0, tokens.reshape(-1)[keep], row_sums.reshape(-1)[keep])

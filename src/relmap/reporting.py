@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -36,9 +36,12 @@ def mark_padding(graph: TokenGraph, layouts: Mapping[str, Layout]) -> dict[int, 
 
 
 def provenance(
-    model: Model, graph: TokenGraph, method: str, options: Mapping[str, Any]
+    model: Model, graph: TokenGraph, method: str, options: Mapping[str, Any], chosen: Sequence[str]
 ) -> dict[str, Any]:
-    """Where an attribution came from: versions, method, settings, and what is approximate."""
+    """Where an attribution came from: versions, method, settings, and what is approximate.
+
+    `options` are all settings of the method, `chosen` names those that the user gave.
+    """
     value = graph.attentions[0].value
     return {
         "relmap": version("relmap"),
@@ -48,6 +51,7 @@ def provenance(
         "method": method,
         "backward": "gradient",
         "options": dict(options),
+        "chosen": list(chosen),
         "dtype": str(value.dtype).removeprefix("torch."),
         "device": str(value.device),
         "attentions": graph.calls,
@@ -141,8 +145,9 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
     )
     for one in names:
         mask = arguments.get(one)
-        fits = isinstance(mask, Tensor) and one != name and mask.ndim == 2
-        if fits and mask.numel() > int(source.elements.max()):
+        if one == name or not isinstance(mask, Tensor) or mask.ndim != 2:
+            continue
+        if mask.numel() > int(source.elements.max()):
             return mask.detach().cpu()
     return None
 

@@ -233,7 +233,6 @@ LILT = {"channel_shrink_ratio": 2, "hidden_size": 24}
     "LiLT",
     "LiltForSequenceClassification",
     attentions=4,
-    unread=1,
     eager_only=True,
     refused="did not follow",  # the layout stream acts on the words by scores alone
     **LILT,

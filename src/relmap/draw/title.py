@@ -25,7 +25,9 @@ def _provenance(example: Attribution) -> list[str]:
     parts = [f"method {meta['method']}"] if meta.get("method") else []
     if meta.get("backward") not in (None, "gradient"):
         parts.append(f"backward {meta['backward']}")
-    parts += [f"{name}={value}" for name, value in (meta.get("options") or {}).items()]
+    options = meta.get("options") or {}
+    chosen = meta.get("chosen", options)  # the defaults would only crowd the line
+    parts += [f"{name}={value}" for name, value in options.items() if name in chosen]
     if isinstance(meta.get("model"), str) and meta["model"]:
         parts.append("model " + meta["model"].rstrip("/").rsplit("/", 1)[-1])
     if prediction and prediction != example.target[0]:

@@ -1,20 +1,19 @@
 """Attention calls: the three shapes in which they appear, brought into one form.
 
-(a) `scaled_dot_product_attention`; (b) `multi_head_attention_forward`, which hides its inner
-attention and is therefore written out here in public functions; (c) a softmax followed by a matrix
-product. All three end in `_record`, which lays q, k, v, the map and the output out as
-(group, head, token, feature).
+(a) `scaled_dot_product_attention`; (b) `multi_head_attention_forward`, which is written out in
+`multi_head` and comes back as (a); (c) a softmax followed by a matrix product. All end in
+`_record`, which lays q, k, v, the map and the output out as (group, head, token, feature).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from relmap.graph import Arrangement
 from relmap.record.calls import Call
@@ -55,10 +54,10 @@ def scaled_dot_product_attention(call: Call) -> Any:
             recorder.hidden.append(lost.reason)
             recorder.attach(output, lost)
             return output
-    rows, _keys, values = (Tokens(t.state, t.labels.collapse([-1]), t.node) for t in found)
+    rows, _, values = (Tokens(t.state, t.labels.collapse([-1]), t.node) for t in found)
     lead = output.shape[:-2]
-    query_shape, key_shape = (*lead, q.shape[-2]), (*lead, k.shape[-2])
-    layout = _lay_out(rows.labels, values.labels, query_shape, key_shape)
+    sides = _Sides(rows, values, (*lead, q.shape[-2]), (*lead, k.shape[-2]))
+    layout = _lay_out(sides)
     mask = call.argument(3, "attn_mask", None)
     arrays: dict[str, object] = {
         "query": _lead(q.detach(), lead, layout),
@@ -68,8 +67,8 @@ def scaled_dot_product_attention(call: Call) -> Any:
         "causal": bool(call.argument(5, "is_causal", False)),
         "scale": call.argument(6, "scale", None) or 1 / math.sqrt(q.shape[-1]),
     }
-    tag = _record(recorder, rows, values, (query_shape, key_shape), layout, output, arrays)
-    recorder.attach(output, tag)
+    labels = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1))
+    recorder.attach(output, _record(recorder, sides, layout, (output, labels, layout), arrays))
     return output
 
 
@@ -83,148 +82,63 @@ def _run_kernel(call: Call) -> Tensor:
     return call.function(*call.args, **(call.kwargs | {"attn_mask": mask.detach()}))
 
 
-def multi_head_attention_forward(call: Call) -> Any:
-    """Shape (b): the same computation in public functions, watched by the recorder."""
-    names = _MHA_ARGUMENTS
-    given = dict(zip(names, call.args, strict=False)) | call.kwargs
-    if given.get("bias_k") is not None or given.get("add_zero_attn"):
-        raise call.recorder.refuse("nn.MultiheadAttention with bias_k or add_zero_attn is not read")
-    if given.get("static_k") is not None or given.get("static_v") is not None:
-        raise call.recorder.refuse("nn.MultiheadAttention with static keys is not read")
-    with call.recorder:
-        return _multi_head(given)
+@dataclass(frozen=True, slots=True, eq=False)
+class Lettered:
+    """An operand of a product with a letter for each of its axes."""
+
+    tensor: Tensor
+    letters: str
+    tag: Any = None
+
+    def laid(self, order: Sequence[str]) -> Tensor:
+        """The tensor along the given letters; missing ones are axes of size 1."""
+        moved = self.tensor.detach().permute(
+            [self.letters.index(letter) for letter in order if letter in self.letters]
+        )
+        for position, letter in enumerate(order):
+            if letter not in self.letters:
+                moved = moved.unsqueeze(position)
+        return moved
 
 
-_MHA_ARGUMENTS = [
-    "query",
-    "key",
-    "value",
-    "embed_dim_to_check",
-    "num_heads",
-    "in_proj_weight",
-    "in_proj_bias",
-    "bias_k",
-    "bias_v",
-    "add_zero_attn",
-    "dropout_p",
-    "out_proj_weight",
-    "out_proj_bias",
-    "training",
-    "key_padding_mask",
-    "need_weights",
-    "attn_mask",
-    "use_separate_proj_weight",
-    "q_proj_weight",
-    "k_proj_weight",
-    "v_proj_weight",
-    "static_k",
-    "static_v",
-    "average_attn_weights",
-    "is_causal",
-]
+@dataclass(frozen=True, slots=True, eq=False)
+class _Sides:
+    """Tokens of the queries and of the keys, along the leading axes and their own."""
+
+    rows: Tokens
+    keys: Tokens
+    query_shape: tuple[int, ...]
+    key_shape: tuple[int, ...]
 
 
-def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
-    query, key, value = given["query"], given["key"], given["value"]
-    single = query.dim() == 2
-    if single:
-        key, value = (query if key is query else key.unsqueeze(1)), value
-        query = query.unsqueeze(1)
-        key = query if key is given["query"] else key
-        value = query if value is given["query"] else value.unsqueeze(1)
-    heads, batch = given["num_heads"], query.shape[1]
-    weights, biases = _projections(given)
-    q, k, v = (
-        functional.linear(tensor, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
-        for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True)
-    )
-    mask = _merged_mask(given, batch, heads, q, k)
-    output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    joined = output.permute(2, 0, 1, 3).flatten(2)
-    result = functional.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
-    maps = None
-    if given.get("need_weights", True):
-        with torch.no_grad(), torch._C.DisableTorchFunction():
-            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            maps = (scores if mask is None else scores + mask).softmax(-1)
-            maps = maps.mean(1) if given.get("average_attn_weights", True) else maps
-            maps = maps.squeeze(0) if single else maps
-    return (result.squeeze(1) if single else result), maps
-
-
-def _projections(given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    if given.get("use_separate_proj_weight"):
-        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
-    else:
-        weights = list(given["in_proj_weight"].chunk(3))
-    bias = given["in_proj_bias"]
-    return weights, [None] * 3 if bias is None else list(bias.chunk(3))
-
-
-def _merged_mask(given: dict[str, Any], batch: int, heads: int, q: Tensor, k: Tensor) -> Any:
-    """The float mask that both masks of nn.MultiheadAttention make together."""
-    merged = None
-    attention, padding = given.get("attn_mask"), given.get("key_padding_mask")
-    if attention is None and given.get("is_causal"):
-        attention = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
-    if attention is not None:
-        attention = _additive(attention, q)
-        if attention.dim() == 3:
-            attention = attention.view(-1, heads, *attention.shape[-2:])
-        merged = attention
-    if padding is not None:
-        padding = _additive(padding, q).view(batch if padding.dim() == 2 else 1, 1, 1, -1)
-        merged = padding if merged is None else merged + padding
-    return merged
-
-
-def _additive(mask: Tensor, like: Tensor) -> Tensor:
-    if mask.dtype != torch.bool:
-        return mask.to(like.dtype)
-    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)
-
-
-def attend(
-    call: Call,
-    pair: Pair,
-    maps: Tensor,
-    letters: str,
-    value: Tensor,
-    tag: Any,
-    value_letters: str,
-    out: str,
-) -> Tag:
+def attend(call: Call, pair: Pair, maps: Lettered, value: Lettered, out: str) -> Tag:
     """Shape (c): an attention map times values."""
-    recorder = call.recorder
+    recorder, letters = call.recorder, maps.letters
     key = next(letter for letter in letters if letter not in out)
-    features = [letter for letter in value_letters if letter not in letters]
-    query = _query_letter(pair, letters, value_letters, out)
+    features = [letter for letter in value.letters if letter not in letters]
+    query = _query_letter(pair, letters, value.letters, out)
     if query is None or len(features) != 1:
         return call.lost("is an attention in a form relmap does not read")
     lead = [letter for letter in letters if letter not in (query, key)]
     call.result = output = _with_gradient(call.result)
-    shape = tuple(maps.shape[letters.index(letter)] for letter in lead)
-    query_shape = (*shape, maps.shape[letters.index(query)])
-    key_shape = (*shape, maps.shape[letters.index(key)])
-    values = _values(recorder, value, tag, value_letters, [*lead, key], pair, letters)
-    if values is None:
+    shape = tuple(maps.tensor.shape[letters.index(letter)] for letter in lead)
+    query_shape = (*shape, maps.tensor.shape[letters.index(query)])
+    keys = _values(recorder, value, [*lead, key], pair, letters)
+    if keys is None:
         return call.lost("reads values whose tokens are not those of the keys")
-    rows = _rows(recorder, pair, maps, letters, [*lead, query], values, query_shape)
+    rows = _rows(recorder, pair, maps, [*lead, query], keys, query_shape)
+    sides = _Sides(rows, keys, query_shape, (*shape, maps.tensor.shape[letters.index(key)]))
     order = [out.index(letter) for letter in (*lead, query, features[0])]
-    layout = _lay_out(rows.labels, values.labels, query_shape, key_shape)
+    layout = _lay_out(sides)
     arranged = replace(layout, permutation=tuple(order[axis] for axis in layout.permutation))
-    laid = _to_letters(value.detach(), value_letters, [*lead, key, features[0]])
+    laid = value.laid([*lead, key, features[0]])
     arrays: dict[str, object] = {
-        "probabilities": layout.apply(_to_letters(maps.detach(), letters, [*lead, query, key])),
+        "probabilities": layout.apply(maps.laid([*lead, query, key])),
         "value": layout.apply(laid.expand(*shape, *laid.shape[-2:])),
     }
-    found = _record(
-        recorder, rows, values, (query_shape, key_shape), layout, output, arrays, arranged
-    )
-    labels = Labels((*query_shape, 1), rows.labels.values.unsqueeze(-1)).permute(_inverse(order))
-    return Tokens(
-        found.state, Labels(tuple(output.shape), labels.values), found.node, found.pending
-    )
+    spread = Labels((*query_shape, 1), rows.labels.values.unsqueeze(-1)).permute(_inverse(order))
+    labels = Labels(tuple(output.shape), spread.values)
+    return _record(recorder, sides, layout, (output, labels, arranged), arrays)
 
 
 def _inverse(order: list[int]) -> list[int]:
@@ -241,48 +155,42 @@ def _query_letter(pair: Pair, letters: str, value_letters: str, out: str) -> str
 
 
 def _values(
-    recorder: Recorder,
-    value: Tensor,
-    tag: Any,
-    value_letters: str,
-    order: list[str],
-    pair: Pair,
-    letters: str,
+    recorder: Recorder, value: Lettered, order: list[str], pair: Pair, letters: str
 ) -> Tokens | None:
     """Tokens of the values along (lead, key); for constant values those of the keys."""
-    columns = pair.columns
+    columns, tag, tensor = pair.columns, value.tag, value.tensor
     if tag is None or isinstance(tag, Constant):
         if columns is not None:
             return Tokens(columns.state, _ordered(columns.labels, letters, order), columns.node)
         features = [
-            a
-            for a, letter in enumerate(value_letters)
-            if letter != order[-1] and not (a == 0 and value.ndim > 2)
+            axis
+            for axis, letter in enumerate(value.letters)
+            if letter != order[-1] and not (axis == 0 and tensor.ndim > 2)
         ]
-        tag = recorder.learn(value, features)
-    tag = recorder.settle(tag, value)
-    key_axis = value_letters.index(order[-1])
-    if value.shape[key_axis] > 1 and key_axis not in tag.labels.varying:
+        tag = recorder.learn(tensor, features)
+    tag = recorder.settle(tag, tensor)
+    key_axis = value.letters.index(order[-1])
+    if tensor.shape[key_axis] > 1 and key_axis not in tag.labels.varying:
         return None
-    return Tokens(tag.state, _ordered(tag.labels, value_letters, order), tag.node)
+    return Tokens(tag.state, _ordered(tag.labels, value.letters, order), tag.node)
 
 
 def _rows(
     recorder: Recorder,
     pair: Pair,
-    maps: Tensor,
-    letters: str,
+    maps: Lettered,
     order: list[str],
-    values: Tokens,
+    keys: Tokens,
     shape: tuple[int, ...],
 ) -> Tokens:
     if pair.rows is not None:
-        return Tokens(pair.rows.state, _ordered(pair.rows.labels, letters, order), pair.rows.node)
-    if values.state.kind == "learned" and shape[-1] == values.labels.shape[-1]:
-        return values
-    # Learned queries: one set per group, numbered where the values' groups vary.
-    features = [a for a in range(len(shape) - 1) if a not in values.labels.varying]
-    return recorder.learned(maps.new_zeros(shape), Labels.number(shape, features))
+        labels = _ordered(pair.rows.labels, maps.letters, order)
+        return Tokens(pair.rows.state, labels, pair.rows.node)
+    if keys.state.kind == "learned" and shape[-1] == keys.labels.shape[-1]:
+        return keys
+    # Learned queries: one set per group, numbered where the keys' groups vary.
+    features = [axis for axis in range(len(shape) - 1) if axis not in keys.labels.varying]
+    return recorder.learned(maps.tensor.new_zeros(shape), Labels.number(shape, features))
 
 
 def _ordered(labels: Labels, letters: str, order: list[str]) -> Labels:
@@ -297,14 +205,6 @@ def _ordered(labels: Labels, letters: str, order: list[str]) -> Labels:
             values = values.unsqueeze(position)
             shape.insert(position, 1)
     return Labels(tuple(shape), values)
-
-
-def _to_letters(tensor: Tensor, letters: str, order: list[str]) -> Tensor:
-    moved = tensor.permute([letters.index(letter) for letter in order if letter in letters])
-    for position, letter in enumerate(order):
-        if letter not in letters:
-            moved = moved.unsqueeze(position)
-    return moved
 
 
 def _token_operands(
@@ -337,21 +237,20 @@ def _twin(found: list[Tokens], tensor: Tensor, position: int) -> Tokens | None:
     return None
 
 
-def _lay_out(
-    rows: Labels, columns: Labels, query_shape: tuple[int, ...], key_shape: tuple[int, ...]
-) -> Arrangement:
+def _lay_out(sides: _Sides) -> Arrangement:
     """Which leading axes are groups (their tokens differ) and which are heads."""
-    rank = len(query_shape) - 1
-    varying = {*rows.broadcast_to(query_shape).varying, *columns.broadcast_to(key_shape).varying}
+    rank = len(sides.query_shape) - 1
+    rows = sides.rows.labels.broadcast_to(sides.query_shape)
+    columns = sides.keys.labels.broadcast_to(sides.key_shape)
+    varying = {*rows.varying, *columns.varying}
     groups = [axis for axis in range(rank) if axis in varying]
     heads = [axis for axis in range(rank) if axis not in varying]
-    group_count = math.prod(query_shape[axis] for axis in groups)
-    head_count = math.prod(query_shape[axis] for axis in heads)
-    order = (*groups, *heads, rank, rank + 1)
-    plain = Arrangement(order, group_count, head_count)
+    group_count = math.prod(sides.query_shape[axis] for axis in groups)
+    head_count = math.prod(sides.query_shape[axis] for axis in heads)
+    plain = Arrangement((*groups, *heads, rank, rank + 1), group_count, head_count)
     if head_count > 1 or group_count == 1:
         return plain
-    return _unfold_heads(plain, rows.broadcast_to(query_shape), columns.broadcast_to(key_shape))
+    return _unfold_heads(plain, rows, columns)
 
 
 def _unfold_heads(plain: Arrangement, rows: Labels, columns: Labels) -> Arrangement:
@@ -409,33 +308,31 @@ def _with_gradient(output: Tensor) -> Tensor:
 
 def _record(
     recorder: Recorder,
-    rows: Tokens,
-    values: Tokens,
-    shapes: tuple[Any, Any],
+    sides: _Sides,
     layout: Arrangement,
-    output: Tensor,
+    result: tuple[Tensor, Labels, Arrangement],
     arrays: dict[str, object],
-    output_layout: Arrangement | None = None,
 ) -> Tokens:
-    query_shape, key_shape = shapes
-    row_tokens = _group_tokens(rows.labels, query_shape, layout)
-    column_tokens = _group_tokens(values.labels, key_shape, layout)
+    """Draft the call; `result` is its output, whose tokens it holds, and how it is laid out."""
+    output, labels, output_layout = result
+    rows, keys = sides.rows, sides.keys
+    row_tokens = _group_tokens(rows.labels, sides.query_shape, layout)
+    column_tokens = _group_tokens(keys.labels, sides.key_shape, layout)
     for tokens, what in ((row_tokens, "queries"), (column_tokens, "keys")):
         if tokens.shape[1] > 1 and bool((tokens == tokens[:, :1]).all()):
             raise recorder.refuse(f"an attention was found whose {what} cannot be told apart")
-    spread = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1))
     draft = AttentionDraft(
         len(recorder.attentions),
         rows,
-        values,
+        keys,
         row_tokens,
         column_tokens,
-        output_layout or layout,
-        activation(output, spread, value=False),
+        output_layout,
+        activation(output, labels, value=False),
         arrays,
         recorder.module(),
-        (rows.node, values.node),
+        (rows.node, keys.node),
     )
     recorder.attentions.append(draft)
-    node = recorder.node(rows.node, values.node)
-    return Tokens(rows.state, spread, node, Pending((draft,)))
+    node = recorder.node(rows.node, keys.node)
+    return Tokens(rows.state, labels, node, Pending((draft,)))

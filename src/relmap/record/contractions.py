@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from relmap.record.attention import attend
+from relmap.record.attention import Lettered, attend
 from relmap.record.calls import Call, constant_along
 from relmap.record.labels import Labels
 from relmap.record.tags import FOLDED, Constant, Lost, Pair, Tag, Tokens
@@ -79,7 +79,7 @@ def project(labels: Labels, letters: str, out: str, shape: tuple[int, ...]) -> L
     for position, letter in enumerate(out):
         if letter not in letters:
             values = values.unsqueeze(position)
-    return Labels(shape, values)
+    return Labels(shape, values, labels.folded)
 
 
 def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: str) -> Tag:
@@ -195,7 +195,8 @@ def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | Non
         # Learned values read by relative position: a bias of the row tokens.
         labels = project(pair.rows.labels, letters, product.out_letters, call.shape)
         return Tokens(pair.rows.state, labels, call.recorder.node(pair.rows.node))
-    return attend(call, pair, tensor, letters, value, other, other_letters, product.out_letters)
+    maps, values = Lettered(tensor, letters), Lettered(value, other_letters, other)
+    return attend(call, pair, maps, values, product.out_letters)
 
 
 def _by_position(pair: Pair, letters: str, value_letters: str) -> bool:

@@ -21,10 +21,15 @@ NO_TOKEN = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Labels:
-    """Labels of a tensor of shape `shape`; `values` has size 1 along feature axes."""
+    """Labels of a tensor of shape `shape`; `values` has size 1 along feature axes.
+
+    `folded` says that a feature axis was folded together with tokens and written out in full, so
+    that it has to be looked for when axes are cut open again.
+    """
 
     shape: tuple[int, ...]
     values: Tensor
+    folded: bool = False
 
     @staticmethod
     def number(shape: Sequence[int], feature_axes: Sequence[int] = ()) -> Labels:
@@ -37,7 +42,7 @@ class Labels:
     @staticmethod
     def of(tensor: Tensor) -> Labels:
         """Read labels off a full tensor of labels, finding where they are constant."""
-        return Labels(tuple(tensor.shape), _compact(tensor, range(tensor.ndim)))
+        return Labels(tuple(tensor.shape), _compact(tensor, range(tensor.ndim)), folded=True)
 
     @property
     def varying(self) -> tuple[int, ...]:
@@ -78,25 +83,27 @@ class Labels:
         if shape == self.shape:
             return self
         missing = len(shape) - len(self.shape)
-        return Labels(shape, self.values.reshape((1,) * missing + tuple(self.values.shape)))
+        values = self.values.reshape((1,) * missing + tuple(self.values.shape))
+        return Labels(shape, values, self.folded)
 
     def collapse(self, axes: Sequence[int], keep: bool = False) -> Labels:
         """Drop feature axes (or leave them at size 1)."""
         gone = {axis % len(self.shape) for axis in axes}
         if keep:
             shape = tuple(1 if axis in gone else size for axis, size in enumerate(self.shape))
-            return Labels(shape, self.values)
+            return Labels(shape, self.values, self.folded)
         left = [axis for axis in range(len(self.shape)) if axis not in gone]
         values = self.values.reshape([self.values.shape[axis] for axis in left])
-        return Labels(tuple(self.shape[axis] for axis in left), values)
+        return Labels(tuple(self.shape[axis] for axis in left), values, self.folded)
 
     def permute(self, order: Sequence[int]) -> Labels:
         """Labels with their axes in another order."""
-        return Labels(tuple(self.shape[axis] for axis in order), self.values.permute(tuple(order)))
+        shape = tuple(self.shape[axis] for axis in order)
+        return Labels(shape, self.values.permute(tuple(order)), self.folded)
 
     def append_feature(self, size: int) -> Labels:
         """Labels with one more feature axis at the end."""
-        return Labels((*self.shape, size), self.values.unsqueeze(-1))
+        return Labels((*self.shape, size), self.values.unsqueeze(-1), self.folded)
 
     def reshape(self, shape: Sequence[int]) -> Labels:
         """Labels of the reshaped tensor.
@@ -110,7 +117,7 @@ class Labels:
             return self
         if 0 in self.shape:
             return Labels(shape, self.full().reshape(shape))
-        expanded, sizes, cut = list(self.values.shape), [], []
+        expanded, sizes, cut, folded = list(self.values.shape), [], [], self.folded
         for old_axes, new_axes in _reshape_groups(self.shape, shape):
             feature = [axis for axis in old_axes if self.values.shape[axis] == 1]
             if len(feature) == len(old_axes):
@@ -118,10 +125,11 @@ class Labels:
                 continue
             for axis in feature:
                 expanded[axis] = self.shape[axis]
+                folded = folded or self.shape[axis] > 1
             sizes += [shape[axis] for axis in new_axes]
             cut += new_axes if len(new_axes) > 1 else []
-        # A fold of tokens and features that is cut open again has feature axes again.
-        return Labels(shape, _compact(self.values.expand(expanded).reshape(sizes), cut))
+        values = self.values.expand(expanded).reshape(sizes)
+        return Labels(shape, _compact(values, cut) if folded else values, folded)
 
     def replay(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Run a data movement on the labels; results are labels (or a tuple of them)."""
@@ -129,6 +137,15 @@ class Labels:
         if isinstance(result, Tensor):
             return Labels.of(result)
         return tuple(Labels.of(part) for part in result)
+
+    def review(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run a function that only makes views: feature axes keep stride 0, nothing is compared."""
+        result = function(self.full(), *args, **kwargs)
+        if isinstance(result, Tensor):
+            return Labels(tuple(result.shape), _without_strides(result), self.folded)
+        return tuple(
+            Labels(tuple(part.shape), _without_strides(part), self.folded) for part in result
+        )
 
     def select(self, index: Any) -> Labels:
         """Labels of `tensor[index]`; axes after the last indexed one are left as they are."""
@@ -140,7 +157,7 @@ class Labels:
         picked = Labels.of(self.values.expand(sizes)[index])
         behind = len(self.shape) - used
         head = picked.shape[: len(picked.shape) - behind]
-        return Labels(head + self.shape[used:], picked.values)
+        return Labels(head + self.shape[used:], picked.values, self.folded)
 
 
 def concatenate(parts: Sequence[Labels], axis: int) -> Labels:
@@ -156,7 +173,14 @@ def concatenate(parts: Sequence[Labels], axis: int) -> Labels:
     joined = torch.cat(spread, dim=axis)
     if joined.shape[axis] > 1 and bool((joined == joined.narrow(axis, 0, 1)).all()):
         joined = joined.narrow(axis, 0, 1)
-    return Labels(tuple(shape), joined)
+    return Labels(tuple(shape), joined, any(part.folded for part in parts))
+
+
+def _without_strides(values: Tensor) -> Tensor:
+    for axis, stride in enumerate(values.stride()):
+        if stride == 0 and values.shape[axis] > 1:
+            values = values.narrow(axis, 0, 1)
+    return values
 
 
 def _compact(values: Tensor, axes: Sequence[int]) -> Tensor:

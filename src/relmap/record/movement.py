@@ -37,7 +37,7 @@ def expand(call: Call) -> Any:
 
 def axes(call: Call) -> Any:
     """Functions that reorder, add, drop, cut or diagonalise axes: views of the labels."""
-    return _moved(call, _replay(call))
+    return _moved(call, _replay(call, views=True))
 
 
 def copying(call: Call) -> Any:
@@ -173,11 +173,13 @@ def _moved_pair(call: Call, pair: Pair, move: Callable[[Labels], Any]) -> Any:
     return move_pair(pair, move, axis)
 
 
-def _replay(call: Call) -> Callable[[Labels], Any]:
+def _replay(call: Call, views: bool = False) -> Callable[[Labels], Any]:
     args = tuple(_on_cpu(value) for value in call.args[1:])
     kwargs = {name: _on_cpu(value) for name, value in _without_input(call).items()}
     name = call.raw_name[:-1] if call.in_place else ""
     function = getattr(Tensor, name) if name else call.function
+    if views:
+        return lambda labels: labels.review(function, *args, **kwargs)
     return lambda labels: labels.replay(function, *args, **kwargs)
 
 

@@ -8,7 +8,7 @@ off. One pass runs at a time; threads take turns.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -73,8 +73,9 @@ def recording(
     """
     check_network(network)
     with _TURNS, ExitStack() as stack:
-        stack.enter_context(_evaluating(network))
-        stack.enter_context(_frozen(network))
+        modules = list(network.modules())
+        stack.enter_context(_evaluating(modules))
+        stack.enter_context(_frozen(modules))
         stack.enter_context(_without_fast_path())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_uncompiled())
@@ -135,14 +136,22 @@ def check_network(network: nn.Module) -> None:
             raise TraceError(f"{where} is scripted, which hides its attention; pass the original")
         if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
             raise TraceError(f"{where} is quantised, which hides its gradients; pass the original")
-    for name, parameter in network.named_parameters():
-        if parameter.is_inference():
-            raise InputError(f"parameter {name} was made in inference mode; load the model outside")
+        for parameter in _parameters([module]):
+            if parameter.is_inference():
+                raise InputError(
+                    f"the weights of {where} were made in inference mode; load the model outside it"
+                )
+
+
+def _parameters(modules: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
+    """The parameters that modules hold themselves."""
+    for module in modules:
+        yield from module.parameters(recurse=False)
 
 
 @contextmanager
-def _evaluating(network: nn.Module) -> Iterator[None]:
-    training = [module for module in network.modules() if module.training]
+def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    training = [module for module in modules if module.training]
     for module in training:
         module.training = False
     try:
@@ -153,9 +162,9 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _frozen(network: nn.Module) -> Iterator[None]:
+def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
     """Parameters without gradient: the backward pass computes no weight gradients."""
-    asked = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    asked = [parameter for parameter in _parameters(modules) if parameter.requires_grad]
     for parameter in asked:
         parameter.requires_grad_(False)
     try:

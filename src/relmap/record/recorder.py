@@ -82,7 +82,8 @@ class Recorder(TorchFunctionMode):
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
             return REPLACED[name](call)
-        if RULES.get(call.name) is drop and not call.in_place:
+        rule = RULES.get(call.name)
+        if rule is drop and not call.in_place:
             return function(*args, **call.kwargs)
         call.prepare()
         call.result = result = function(*args, **call.kwargs)

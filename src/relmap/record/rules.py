@@ -16,7 +16,9 @@ from relmap.record import (
     convolutions,
     joins,
     movement,
+    multi_head,
     reductions,
+    sequences,
     writes,
 )
 from relmap.record.calls import Call
@@ -65,8 +67,8 @@ _TABLE: dict[Rule, str] = {
         rrelu sinc quantize_per_tensor fake_quantize_per_tensor_affine
         native_dropout special_expit atan2 logaddexp""",
     # written into one another
-    writes.cat: "cat hstack vstack",
-    writes.stack: "stack",
+    sequences.cat: "cat hstack vstack",
+    sequences.stack: "stack",
     writes.masked_fill: "masked_fill",
     writes.where: "where",
     writes.written: """
@@ -112,6 +114,6 @@ RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE.items() for name 
 # Functions that hide their attention from a mode, and what runs instead of them.
 REPLACED: dict[str, Rule] = {
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
-    "multi_head_attention_forward": attention.multi_head_attention_forward,
+    "multi_head_attention_forward": multi_head.multi_head_attention_forward,
     "__iter__": movement.iterate,
 }
