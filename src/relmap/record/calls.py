@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -26,7 +27,7 @@ _OPERATORS = {
 }  # fmt: skip
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Call:
     """One call of a torch function, with what is known about its operands."""
 
@@ -41,25 +42,29 @@ class Call:
     operands: list[Tensor] = field(default_factory=list)
     tags: list[Tag | None] = field(default_factory=list)
     before: dict[int, Tensor] = field(default_factory=dict)
+    tagged: bool = False
 
     def __post_init__(self) -> None:
         self.name, self.in_place = plain_name(self.raw_name)
 
     def prepare(self) -> None:
         """Collect the tensors among the operands; keep what an in-place join would overwrite."""
-        self.operands = list(_tensors((*self.args, *self.kwargs.values())))
-        self.tags = [self.recorder.tag(tensor) for tensor in self.operands]
-        if (
-            self.in_place
-            and self.recorder.keep_values
-            and any(isinstance(tag, Tokens) and tag.pending for tag in self.tags)
-        ):
+        pending = False
+        for value in self.args:
+            if isinstance(value, Tensor):
+                self.operands.append(value)
+            elif isinstance(value, (tuple, list)):
+                self.operands.extend(_tensors(value))
+        if self.kwargs:
+            self.operands.extend(_tensors(self.kwargs.values()))
+        for tensor in self.operands:
+            tag = self.recorder.tag(tensor)
+            self.tags.append(tag)
+            if tag is not None and not isinstance(tag, Constant):
+                self.tagged = True
+                pending = pending or (isinstance(tag, Tokens) and tag.pending is not None)
+        if pending and self.in_place and self.recorder.keep_values:
             self.before = {id(tensor): tensor.detach().clone() for tensor in self.operands}
-
-    @property
-    def tagged(self) -> bool:
-        """Whether any operand holds tokens."""
-        return any(tag is not None and not isinstance(tag, Constant) for tag in self.tags)
 
     def first_lost(self) -> Lost | None:
         """The first operand whose tokens were lost."""
@@ -97,6 +102,7 @@ class Call:
         return tuple(self.result.shape)
 
 
+@cache
 def plain_name(name: str) -> tuple[str, bool]:
     """The name shared by a function, its method, operator and in-place form."""
     in_place = False

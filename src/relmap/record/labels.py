@@ -19,9 +19,11 @@ from torch import Tensor
 NO_TOKEN = -1
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Labels:
     """Labels of a tensor of shape `shape`; `values` has size 1 along feature axes.
+
+    Never changed once made; not frozen, since they are made by the thousand and freezing costs.
 
     `folded` says that a feature axis was folded together with tokens and written out in full, so
     that it has to be looked for when axes are cut open again.

@@ -90,7 +90,7 @@ class AttentionDraft:
     nodes: tuple[Node, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Pending:
     """Attention outputs that have not met their residual yet; `branch` is what they sum to."""
 
@@ -103,7 +103,7 @@ class Pending:
         return frozenset(draft.index for draft in self.attentions)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Tokens:
     """The tensor holds tokens of one state."""
 
@@ -113,7 +113,7 @@ class Tokens:
     pending: Pending | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Pair:
     """The tensor holds a number for every pair of a row token and a column token.
 
@@ -128,12 +128,12 @@ class Pair:
     axis: int | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Constant:
     """A tensor computed from parameters alone that takes part in autograd."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Lost:
     """Tokens were mixed by an operation without a rule, or behind the recorder's back."""
 

@@ -1,0 +1,42 @@
+"""relmap's methods equal the original authors' code, on unchanged transformers models.
+
+The authors' numbers lie outside the project (see `tests/goldens.py`); without them these tests are
+skipped. float32 is held to the noise floor, float64 far below it where the model computes in it
+throughout (transformers casts some softmaxes of eager ViT and CLIP to float32).
+"""
+
+import pytest
+import torch
+import transformers
+from goldens import FAMILIES, find_cases, read_case
+
+NEEDS = (5, 23)
+CASTS_SOFTMAX = {("vit", "eager"), ("clip", "eager")}
+FLOAT64 = 1e-8
+
+RUNS = [
+    (family, implementation, dtype)
+    for family, (_, implementations) in FAMILIES.items()
+    for implementation in implementations
+    for dtype in (torch.float32, torch.float64)
+]
+
+
+@pytest.mark.parametrize(("family", "implementation", "dtype"), RUNS)
+def test_equal_to_the_authors(shared, family, implementation, dtype):
+    release = tuple(int(part) for part in transformers.__version__.split(".")[:2])
+    if release < NEEDS:
+        pytest.skip("the goldens' weights have the names of transformers 5.23")
+    paths = find_cases(shared / "goldens", family)
+    if not paths:
+        pytest.skip(f"no golden case of {family}")
+    compute = FAMILIES[family][0]
+    exact = dtype == torch.float64 and (family, implementation) not in CASTS_SOFTMAX
+    for path in paths:
+        comparisons = list(compute(read_case(path, dtype, implementation)))
+        assert len(comparisons) >= 7
+        wrong = [
+            one for one in comparisons
+            if not one.error <= (FLOAT64 if exact else one.tolerance)
+        ]  # fmt: skip
+        assert wrong == []
