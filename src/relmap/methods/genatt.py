@@ -108,6 +108,8 @@ def _cross(
     theirs = [leaf for leaf in own_leaves(maps.graph, key) if leaf in maps.units[key]]
     blocks = maps.blocks[key]
     found = {leaf: mixed @ block for leaf, block in blocks.items() if leaf not in theirs}
+    if not theirs:  # pooled by learned queries: what they read is all there is
+        return found
     units = {leaf: maps.units[key][leaf] for leaf in theirs}
     if not switches.self_in_rule_10:
         return found | {leaf: mixed @ unit for leaf, unit in units.items()}
