@@ -31,7 +31,8 @@ class TestCommandLine:
         result = run("--model", folder, "--image", picture, "--method", "wra", "--output", output)
         assert result.exit_code == 0, result.output
         assert "prediction" in result.output
-        assert Image.open(output).size[0] > 300
+        with Image.open(output) as drawn:
+            assert drawn.size[0] > 300
 
     def test_text(self, tmp_path):
         folder = tiny.save(tmp_path / "bert", *tiny.bert())

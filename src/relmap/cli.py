@@ -9,6 +9,7 @@ import ast
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -20,7 +21,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relmap.disk import to_json
-from relmap.errors import InputError, RelmapError
+from relmap.errors import InputError, MissingExtraError, RelmapError
 
 if TYPE_CHECKING:
     import torch
@@ -189,6 +190,8 @@ def _check_ending(output: Path | None) -> None:
         return
     if output.suffix.lower() not in ENDINGS:
         raise InputError(f"cannot save {output.name!r}: it must end in one of {list(ENDINGS)}")
+    if output.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
+        raise MissingExtraError("plot")
     if not output.parent.is_dir():
         raise InputError(f"cannot write {str(output)!r}: there is no folder {str(output.parent)!r}")
 

@@ -144,6 +144,7 @@ def dense_mixing(
     dense = torch.zeros(shape, dtype=maps.dtype, device=graph.device())
     columns = attention.column_tokens.to(dense.device)
     for rows, values in mixing(maps.passed, rule, attention):
+        values = values.to(dense.device)
         tokens = attention.row_tokens[:, rows].to(dense.device)
         if attention.row_copies is not None:
             copies = attention.row_copies.to(dense.device)[tokens.clamp_min(0)]

@@ -155,6 +155,8 @@ def _push_rows_of(
 ) -> None:
     """Push the relevance of some query rows to their keys; note what the residual keeps."""
     queries, kept, residual_stream = join.queries, join.kept, bool(join.state.links)
+    # A model spread over several devices meets on the first one.
+    mixing_rows, sums = mixing_rows.to(queries.device), sums.to(queries.device)
     tokens = call.row_tokens[:, rows].to(queries.device)
     weight = row_relevance(call, tokens, queries)
     if residual_stream:

@@ -73,6 +73,9 @@ def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layou
             known = _special_ids(model)
             special |= torch.isin(ids, torch.tensor(sorted(known), dtype=torch.long)) & (ids >= 0)
             tokens = _words(model, ids)
+    grid, patches = source.grid, source.patches
+    if grid is None and modality == "image":
+        grid, patches = _packed_grid(model, source, arguments)
     mask = _mask(source, arguments)
     if mask is not None:
         padding |= ~_seen(mask, source.elements)
@@ -82,8 +85,8 @@ def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layou
         special=special & ~padding,
         padding=padding,
         tokens=tokens,
-        grid=source.grid,
-        patches=source.patches,
+        grid=grid,
+        patches=patches,
     )
 
 
@@ -150,6 +153,30 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
         if mask.numel() > int(source.elements.max()):
             return mask.detach().cpu()
     return None
+
+
+def _packed_grid(
+    model: Model, source: Source, arguments: Mapping[str, Any]
+) -> tuple[tuple[int, ...] | None, Tensor | None]:
+    """The patch grid of packed pictures, as `image_grid_thw` gives it: one of the same size each.
+
+    Patches come in blocks of `spatial_merge_size` squared, which later make one token.
+    """
+    sizes = arguments.get("image_grid_thw")
+    if not isinstance(sizes, Tensor) or len(sizes) != len(source.tokens):
+        return None, None
+    frames, rows, columns = (int(size) for size in sizes[0])
+    if bool((sizes != sizes[0]).any()) or frames * rows * columns != source.tokens.shape[1]:
+        return None, None
+    vision = getattr(getattr(model.network, "config", None), "vision_config", None)
+    block = int(getattr(vision, "spatial_merge_size", 1))
+    if rows % block or columns % block:
+        return None, None
+    order = torch.arange(frames * rows * columns)
+    order = order.reshape(frames, rows // block, columns // block, block, block)
+    cells = order.transpose(2, 3).reshape(frames, rows, columns)
+    grid = (rows, columns) if frames == 1 else (frames, rows, columns)
+    return grid, cells.reshape(-1)
 
 
 def _seen(mask: Tensor, elements: Tensor) -> Tensor:

@@ -154,9 +154,12 @@ def _grid(
         if len(draft.grid) < 2:
             return None, None
         count = math.prod(draft.grid)
-        if count * batch != state.tokens:
+        frames, rest = divmod(state.tokens, count * batch)
+        if rest or not frames:
             return None, None
-        return draft.grid, torch.arange(count)
+        # Several grids an example: the frames of a video, or crops of a picture.
+        grid = draft.grid if frames == 1 else (frames, *draft.grid)
+        return (grid, torch.arange(frames * count)) if len(grid) <= 3 else (None, None)
     shape = draft.input_shape
     if draft.positions is None or len(shape) != 4 or state.tokens % batch:
         return None, None
