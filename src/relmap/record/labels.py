@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -129,7 +130,8 @@ class Labels:
                 expanded[axis] = self.shape[axis]
                 folded = folded or self.shape[axis] > 1
             sizes += [shape[axis] for axis in new_axes]
-            cut += new_axes if len(new_axes) > 1 else []
+            if len(new_axes) > 1:
+                cut += new_axes
         values = self.values.expand(expanded).reshape(sizes)
         return Labels(shape, _compact(values, cut) if folded else values, folded)
 
@@ -204,9 +206,11 @@ def _compact(values: Tensor, axes: Sequence[int]) -> Tensor:
     return values
 
 
+@lru_cache(maxsize=4096)
 def _reshape_groups(
     old: tuple[int, ...], new: tuple[int, ...]
 ) -> list[tuple[list[int], list[int]]]:
+    """The smallest groups of axes that a reshape maps onto each other."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
