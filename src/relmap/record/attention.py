@@ -67,7 +67,7 @@ def scaled_dot_product_attention(call: Call) -> Any:
         "causal": bool(call.argument(5, "is_causal", False)),
         "scale": call.argument(6, "scale", None) or 1 / math.sqrt(q.shape[-1]),
     }
-    labels = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1))
+    labels = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1), folded=True)
     recorder.attach(output, _record(recorder, sides, layout, (output, labels, layout), arrays))
     return output
 
@@ -137,7 +137,7 @@ def attend(call: Call, pair: Pair, maps: Lettered, value: Lettered, out: str) ->
         "value": layout.apply(laid.expand(*shape, *laid.shape[-2:])),
     }
     spread = Labels((*query_shape, 1), rows.labels.values.unsqueeze(-1)).permute(_inverse(order))
-    labels = Labels(tuple(output.shape), spread.values)
+    labels = Labels(tuple(output.shape), spread.values, folded=True)
     return _record(recorder, sides, layout, (output, labels, arranged), arrays)
 
 
@@ -255,8 +255,8 @@ def _lay_out(sides: _Sides) -> Arrangement:
 
 def _unfold_heads(plain: Arrangement, rows: Labels, columns: Labels) -> Arrangement:
     """Heads folded into the groups (`bmm` on batch x heads): groups with the same tokens."""
-    signature = torch.stack(
-        [_by_group(labels, plain.permutation).amax(-1) for labels in (rows, columns)], dim=-1
+    signature = torch.cat(
+        [_by_group(labels, plain.permutation) for labels in (rows, columns)], dim=-1
     )
     distinct = torch.unique(signature, dim=0).shape[0]
     total = plain.groups

@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relmap.record.labels import Labels
-from relmap.record.tags import Constant, Lost, Pair, Tag, Tokens
+from relmap.record.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
 
 if TYPE_CHECKING:
     from relmap.record.recorder import Recorder
@@ -162,3 +162,42 @@ def constant_along(tokens: Tokens | None, axis: int) -> Tokens | None:
     if not bool(((values == highest) | (values < 0)).all()):
         return tokens
     return Tokens(tokens.state, Labels(tokens.labels.shape, highest), tokens.node, tokens.pending)
+
+
+def function_name(function: Any) -> str:
+    """The name of a function; properties are called get_ and their own name."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        owner = getattr(function, "__self__", None)
+        return f"get_{getattr(owner, '__name__', '')}"
+    return name
+
+
+_READS_LEARNED_TOKENS = frozenset(
+    [
+        "expand",
+        "expand_as",
+        "repeat",
+        "unsqueeze",
+        "tile",
+        "__getitem__",
+        "embedding",
+        "repeat_interleave",
+        "squeeze",
+        "broadcast_to",
+        "to",
+        "type_as",
+        "view",
+        "reshape",
+    ]
+)
+
+
+def reads_learned_tokens(call: Call) -> bool:
+    """Whether a function of constants may hand out learned tokens (queries, CLS)."""
+    if call.name not in _READS_LEARNED_TOKENS:
+        return False
+    parameter = next((one for one in call.operands if isinstance(one, nn.Parameter)), None)
+    if parameter is None or not is_floating(parameter):
+        return False
+    return parameter.ndim >= 3 or call.name in ("unsqueeze", "expand", "repeat", "embedding")

@@ -113,10 +113,25 @@ def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Ta
         sides.append(Tokens(settled.state, labels, tag.node))
     rows, columns = sides
     if rows.labels.varying == columns.labels.varying and not _single(call, product):
+        if len(rows.labels.varying) <= 1 and _is_square(call, product):
+            return call.lost("makes scores between tokens that cannot be told apart any more")
         if rows.state is columns.state and rows.labels.same_as(columns.labels):
             return Tokens(rows.state, rows.labels, call.recorder.node(left.node, right.node))
         return call.lost("multiplies tokens of two states token by token")
     return Pair(rows, columns, (left.node, right.node))
+
+
+def _is_square(call: Call, product: Product) -> bool:
+    """Whether both operands bring an own letter of size > 1 along which no tokens vary."""
+    sizes = dict(zip(product.out_letters, call.shape, strict=True))
+    own = [
+        [letter for letter in mine if letter in sizes and letter not in theirs]
+        for mine, theirs in (
+            (product.left_letters, product.right_letters),
+            (product.right_letters, product.left_letters),
+        )
+    ]
+    return all(any(sizes[letter] > 1 for letter in letters) for letters in own)
 
 
 def _gated_merge(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:

@@ -78,7 +78,7 @@ def build_graph(
         states=tuple(states),
         attentions=attentions,
         finals=tuple(tuple(number[id(draft)] for draft in group) for group in groups),
-        sources=find_sources(recorded, needed.states, states, examples, size),
+        sources=find_sources(recorded, needed.states, states, attentions, examples, size),
         batch=size,
         examples=examples,
         approximate=recorder.approximations(needed.attentions),
@@ -145,7 +145,9 @@ def _freeze_state(
     draft: StateDraft, index: int, number: dict[int, int], calls: dict[int, int]
 ) -> State:
     def link(parent: StateDraft, child: Labels, parents: Labels) -> Link:
-        return _freeze_link(number[id(parent)], child, parents, draft.tokens == parent.tokens)
+        whole = draft.kind == "join" or child.values.numel() == draft.tokens
+        same = whole and draft.tokens == parent.tokens
+        return _freeze_link(number[id(parent)], child, parents, same)
 
     return State(
         index=index,

@@ -132,8 +132,9 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
     recorder, pending = call.recorder, branch.pending
     assert pending is not None
     shape = call.shape
-    if _is_residual(pending, other):
-        labels = other.labels.broadcast_to(shape)
+    labels = other.labels.broadcast_to(shape)
+    wide = set(branch.labels.broadcast_to(shape).varying) <= set(labels.varying)
+    if wide and _is_residual(pending, other):
         kept = pending.branch or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
         values = (_keep(call, tensors[1], labels), kept)
         return recorder.join(branch, other, values, call.result)
@@ -141,10 +142,45 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
         # A feed-forward branch beside the attention: the attention's own output is the branch.
         kept = pending.branch or _keep(call, tensors[0], branch.labels)
         node = recorder.node(branch.node, other.node)
-        held = Pending(pending.attentions, kept)
-        return Tokens(branch.state, branch.labels.broadcast_to(shape), node, held)
+        labels = branch.labels.broadcast_to(shape)
+        held = pending.held
+        if labels.same_as(other.labels.broadcast_to(shape)):
+            total = activation(call.result, labels, value=False)
+            held = (_keep(call, tensors[1], labels), total)
+        return Tokens(branch.state, labels, node, Pending(pending.attentions, kept, held))
+    if _beside(branch, other):
+        return _join_beside(call, tensors, branch, other)
     settled = recorder.settle(branch, tensors[0])
     return _add_settled(call, tensors, settled, other)
+
+
+def _beside(branch: Tokens, other: Tokens) -> bool:
+    """Whether a join that nothing has read yet came from the very tokens of a second attention."""
+    links = other.state.links
+    return (
+        other.state.kind == "join"
+        and not other.state.read
+        and other.state.rows is None
+        and bool(links)
+        and links[0][0] is branch.state
+        and branch.labels.same_as(other.labels)
+    )
+
+
+def _join_beside(
+    call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens
+) -> Tokens:
+    """X + a(x) + b(x): both attentions end in one join."""
+    assert branch.pending is not None
+    state, labels = other.state, other.labels.broadcast_to(call.shape)
+    second = branch.pending.branch or _keep(call, tensors[0], labels)
+    first = state.branch
+    if first is not None and first.value is not None and second.value is not None:
+        total = first.value + second.value
+        state.branch = replace(second, value=total, version=total._version)
+    state.attentions = [*state.attentions, *branch.pending.attentions]
+    state.stream = activation(call.result, labels, value=False)
+    return Tokens(state, labels, call.recorder.node(branch.node, other.node))
 
 
 def _is_residual(pending: Pending, other: Tokens) -> bool:
@@ -271,7 +307,8 @@ def _one_number_each(tensor: Tensor, tag: Tokens) -> bool:
 
 def _union(left: Pending, right: Pending) -> Pending:
     known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
-    return Pending(tuple(known[index] for index in sorted(known)))
+    attentions = tuple(known[index] for index in sorted(known))
+    return Pending(attentions, left.branch or right.branch, left.held or right.held)
 
 
 def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
 from relmap.graph import Activation
-from relmap.record.calls import PARTS, Call
+from relmap.record.calls import PARTS, Call, function_name, reads_learned_tokens
 from relmap.record.labels import Labels
 from relmap.record.rules import REPLACED, RULES, drop
 from relmap.record.tags import (
@@ -36,24 +36,6 @@ from relmap.record.tags import (
 )
 
 _TAG = "_relmap_tag"
-_READS_LEARNED_TOKENS = frozenset(
-    [
-        "expand",
-        "expand_as",
-        "repeat",
-        "unsqueeze",
-        "tile",
-        "__getitem__",
-        "embedding",
-        "repeat_interleave",
-        "squeeze",
-        "broadcast_to",
-        "to",
-        "type_as",
-        "view",
-        "reshape",
-    ]
-)
 
 
 class Recorder(TorchFunctionMode):
@@ -78,7 +60,7 @@ class Recorder(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run one torch function and tag what it returns."""
-        name = _name(function)
+        name = function_name(function)
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
             return REPLACED[name](call)
@@ -141,7 +123,7 @@ class Recorder(TorchFunctionMode):
             return result
         if not torch.is_grad_enabled():
             return result
-        if not result.requires_grad and _may_be_learned_tokens(call):
+        if not result.requires_grad and reads_learned_tokens(call):
             # Learned tokens (queries, CLS) need a gradient of their own; weights stay frozen.
             # The clone is no leaf, so that code may go on to write on it in place.
             call.result = result = result.detach().requires_grad_().clone()
@@ -299,6 +281,7 @@ class Recorder(TorchFunctionMode):
             tag = self.tokens_of_input(tensor, tag, [tensor.ndim - 1])
         tag.state.settled = True
         if tag.pending is None:
+            tag.state.read = True
             return tag
         state = self._settled.get(tag.pending.key)
         if state is None:
@@ -307,6 +290,11 @@ class Recorder(TorchFunctionMode):
             state.tokens, state.shape = tag.state.tokens, tag.state.shape
             # The output itself: every later use of these tokens comes after it.
             state.stream = drafts[0].output
+            if tag.pending.held is not None:
+                state.links = [(tag.state, tag.labels, tag.labels)]
+                state.residual, state.stream = tag.pending.held
+                state.branch = tag.pending.branch
+            state.read = True
             self._settled[tag.pending.key] = state
         return Tokens(state, tag.labels, tag.node)
 
@@ -369,20 +357,15 @@ class Recorder(TorchFunctionMode):
         return TraceError(self.at(message))
 
 
-def _may_be_learned_tokens(call: Call) -> bool:
-    if call.name not in _READS_LEARNED_TOKENS:
-        return False
-    parameter = next((one for one in call.operands if isinstance(one, nn.Parameter)), None)
-    if parameter is None or not is_floating(parameter):
-        return False
-    return parameter.ndim >= 3 or call.name in ("unsqueeze", "expand", "repeat", "embedding")
-
-
 def _relabelled(kept: Activation, labels: Labels) -> Activation:
     """Both addends of a join are numbered as the join is."""
     if len(kept.shape) != len(labels.shape):
         return kept
-    return replace(kept, tokens=labels.values)
+    values = labels.values
+    for axis, size in enumerate(kept.shape):
+        if size == 1 < values.shape[axis]:  # one token added to many counts for the first
+            values = values.narrow(axis, 0, 1)
+    return replace(kept, tokens=values)
 
 
 def _equal(left: Tensor | None, right: Tensor | None) -> bool:
@@ -390,11 +373,3 @@ def _equal(left: Tensor | None, right: Tensor | None) -> bool:
         return left is right
     one, other = left.flatten(), right.flatten()
     return one.numel() == other.numel() and torch.equal(one.sort().values, other.sort().values)
-
-
-def _name(function: Any) -> str:
-    name = getattr(function, "__name__", "")
-    if name == "__get__":
-        owner = getattr(function, "__self__", None)
-        return f"get_{getattr(owner, '__name__', '')}"
-    return name

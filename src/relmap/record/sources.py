@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from relmap.graph import Source, State
+from relmap.graph import Attention, Source, State
 from relmap.record.passes import Recorded
 from relmap.record.tags import StateDraft
 
@@ -17,6 +17,7 @@ def find_sources(
     recorded: Recorded,
     drafts: Sequence[StateDraft],
     states: Sequence[State],
+    attentions: Sequence[Attention],
     examples: Sequence[Tensor],
     batch: int,
 ) -> tuple[Source, ...]:
@@ -27,13 +28,13 @@ def find_sources(
         if state.kind != "source":
             continue
         names = tuple(sorted(state.names, key=lambda name: order[name]))
-        report, beside = _with_learned(state, states)
+        report, beside = _with_learned(state, states, attentions)
         tokens = _arrange(report, examples[report.index], batch)
         tokens, elements = _in_input_order(tokens, _elements(report, state, beside, tokens))
         grid, cells = _grid(draft, state, batch)
         patches = None
         if grid is not None and cells is not None:
-            patches = _positions(report, state, states, cells, tokens)
+            patches = _positions(report, state, beside, cells, tokens)
         found.append(
             Source(names[0], names, report.index, tokens, elements, grid if patches is not None
                    else None, patches)
@@ -68,8 +69,13 @@ def _uniquely_named(sources: Sequence[Source]) -> list[Source]:
     return named
 
 
-def _with_learned(state: State, states: Sequence[State]) -> tuple[State, list[State]]:
-    """Follow a source into the concatenations that only put learned tokens beside it."""
+def _with_learned(
+    state: State, states: Sequence[State], attentions: Sequence[Attention]
+) -> tuple[State, list[State]]:
+    """Follow a source into the concatenations that only put learned tokens beside it.
+
+    Only while nothing else reads the source: keys with a learned prefix are another matter.
+    """
     chain: list[State] = []
     current = state
     for other in states:
@@ -79,10 +85,25 @@ def _with_learned(state: State, states: Sequence[State]) -> tuple[State, list[St
         if current.index not in parents:
             continue
         rest = parents - {current.index}
+        if _read_otherwise(current, other, states, attentions):
+            continue
         if all(states[index].kind == "learned" for index in rest):
             current = other
             chain.append(other)
     return current, chain
+
+
+def _read_otherwise(
+    state: State, reader: State, states: Sequence[State], attentions: Sequence[Attention]
+) -> bool:
+    """Whether anything but one state is made from a state or attends with it."""
+    linked = any(
+        link.parent == state.index
+        for one in states
+        if one.index != reader.index
+        for link in one.links
+    )
+    return linked or any(state.index in (one.query_state, one.key_state) for one in attentions)
 
 
 def _arrange(state: State, examples: Tensor, batch: int) -> Tensor:
@@ -133,9 +154,8 @@ def _mapped(tokens: Tensor, source: State, chain: Sequence[State]) -> Tensor:
 
 
 def _positions(
-    report: State, source: State, states: Sequence[State], cells: Tensor, tokens: Tensor
+    report: State, source: State, chain: Sequence[State], cells: Tensor, tokens: Tensor
 ) -> Tensor | None:
-    chain = _with_learned(source, states)[1]
     placed = _mapped(cells, source, chain)
     if bool((placed < 0).any()):
         return None

@@ -70,6 +70,7 @@ class StateDraft:
     input_shape: tuple[int, ...] = ()
     module: str = ""
     settled: bool = False
+    read: bool = False
     projected: bool = False
     node: Node | None = None
 
@@ -92,10 +93,15 @@ class AttentionDraft:
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """Attention outputs that have not met their residual yet; `branch` is what they sum to."""
+    """Attention outputs that have not met their residual yet; `branch` is what they sum to.
+
+    `held` is what else was added to them: a feed-forward branch if the residual stream comes, and
+    otherwise the residual itself (a gated, normed or projected one), with the sum of both.
+    """
 
     attentions: tuple[AttentionDraft, ...]
     branch: Activation | None = None
+    held: tuple[Activation, Activation] | None = None
 
     @property
     def key(self) -> frozenset[int]:

@@ -43,8 +43,74 @@ def written(call: Call) -> Tag | None:
     if pending is not None:
         # Pieces of attention outputs on the same queries stay one branch.
         tags = [Tokens(t.state, t.labels, t.node) if isinstance(t, Tokens) else t for t in tags]
+    if call.name in _ADDS or call.argument(3, "accumulate", False) is True:
+        return _added(call, operands, tags, pending)
     codes, states = _codes(call, operands, tags)
     return _decode(call, codes, states, known, pending)
+
+
+_ADDS = frozenset(["index_add", "scatter_add", "scatter_reduce"])
+
+
+def _added(call: Call, operands: list[Any], tags: list[Any], pending: Pending | None) -> Tag:
+    """index_add, scatter_add and the like: several writers of one place are merged there."""
+    recorder, base = call.recorder, operands[0]
+    settled = [
+        recorder.settle(tag, operand) if isinstance(tag, Tokens) else None
+        for tag, operand in zip(tags, operands, strict=True)
+    ]
+    known = [tag for tag in settled if tag is not None]
+    places = torch.arange(base.numel()).reshape(base.shape)
+    where = _places_written(call, places)
+    if where is None or len(operands) != 2:
+        return call.lost("adds tokens into places relmap does not follow")
+    made = torch.full((base.numel(),), NO_TOKEN)
+    if settled[0] is not None:
+        made = settled[0].labels.full().reshape(-1).clone()
+    if settled[1] is not None:
+        there, theirs = where.reshape(-1), settled[1].labels.full().expand(where.shape).reshape(-1)
+        written = made.clone()
+        written[there] = theirs
+        agree = (written[there] == theirs) & ((made[there] < 0) | (made[there] == theirs))
+        one_state = len({id(tag.state) for tag in known}) == 1
+        if not one_state or not bool(agree.all()):
+            return _merged_into(call, places, [(settled[0], places), (settled[1], where)])
+        made = written
+    labels = Labels.of(made.reshape(base.shape))
+    return Tokens(known[0].state, labels, recorder.node(*(tag.node for tag in known)), pending)
+
+
+def _places_written(call: Call, places: Tensor) -> Tensor | None:
+    """For every written element, the place it is added to."""
+    if call.name == "index_add":
+        axis, index = call.argument(1, "dim", 0), call.argument(2, "index", None)
+        return places.index_select(axis, index.cpu())
+    if call.name in ("scatter_add", "scatter_reduce"):
+        axis, index = call.argument(1, "dim", 0), call.argument(2, "index", None)
+        return places.gather(axis, index.cpu())
+    indices = call.argument(1, "indices", ())
+    return places[tuple(None if one is None else one.cpu() for one in indices)]
+
+
+def _merged_into(call: Call, places: Tensor, writers: list[tuple[Tokens | None, Tensor]]) -> Tag:
+    """A state each of whose tokens is made of all tokens that were added into its place."""
+    recorder = call.recorder
+    varying: set[int] = set()
+    for tag, where in writers:
+        if tag is not None and where.ndim == places.ndim:
+            varying |= set(tag.labels.broadcast_to(where.shape).varying)
+    features = [axis for axis in range(places.ndim) if axis not in varying]
+    numbers = Labels.number(tuple(places.shape), features)
+    flat = numbers.full().reshape(-1)
+    links = []
+    for tag, where in writers:
+        if tag is not None:
+            child = Labels(tuple(where.shape), flat[where])
+            parent = Labels(tuple(where.shape), tag.labels.full().expand(where.shape))
+            links.append((tag.state, child, parent))
+    state = recorder.new_state("merge", numbers, links=links, settled=True)
+    nodes = [tag.node for tag, _ in writers if tag is not None]
+    return Tokens(state, numbers, recorder.node(*nodes))
 
 
 _VALUE_AT = {
