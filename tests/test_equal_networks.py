@@ -64,6 +64,13 @@ def written_beside(net, x):
     return x
 
 
+def causal(net, x, close):
+    attend = net.a1
+    scores = close(attend.q(x) @ attend.k(x).transpose(1, 2))
+    return x + attend.out(scores.softmax(-1) @ attend.v(x))
+
+
+UPPER = torch.full((6, 6), -torch.inf).triu(1)
 SEGMENTS = torch.tensor([0, 0, 1, 1, 2, 2])
 
 PAIRS = {
@@ -95,6 +102,12 @@ PAIRS = {
             (torch.arange(len(x))[:, None], SEGMENTS[None]), x, accumulate=True
         ),
         lambda net, x: x.view(len(x), 3, 2, 8).sum(2),
+    ),
+    "a causal mask by tril": (
+        lambda net, x: causal(net, x.flip(1), lambda scores: scores.tril() + UPPER).flip(1),
+        lambda net, x: causal(
+            net, x.flip(1), lambda scores: scores.masked_fill(UPPER < 0, -torch.inf)
+        ).flip(1),
     ),
     "a permutation written by index_add": (
         lambda net, x: torch.zeros_like(x).index_add(1, torch.arange(6).flip(0), x),

@@ -64,16 +64,17 @@ def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag
         node = call.recorder.node(tag.node)
         values = tag.labels.values
         return Tokens(tag.state, Labels(call.shape, values), node, tag.pending)
-    before, after = tensor.shape[-spatial:], call.shape[-spatial:]
-    strides = call.argument(3, "stride", 1) if window is not None else 2
-    unit = (
-        not call.name.startswith("conv_t") and {strides} == {1}
-        if isinstance(strides, int)
-        else all(one == 1 for one in strides)
-    )
-    if unit or tuple(before) == tuple(after):
-        return _same_grid(call, tag, spatial, before, after)
+    if _steps_by_one(call, window) or grids[0] == grids[1]:
+        return _same_grid(call, tag, spatial, *grids)
     return _coarser_grid(call, tag, spatial, window)
+
+
+def _steps_by_one(call: Call, window: tuple[int, ...] | None) -> bool:
+    """Whether a convolution visits every place: its grid only loses or gains a margin."""
+    if window is None or call.name.startswith("conv_t"):
+        return False
+    stride = call.argument(3, "stride", 1)
+    return all(one == 1 for one in (stride if isinstance(stride, (tuple, list)) else [stride]))
 
 
 def _talking_heads(call: Call, pair: Pair, window: tuple[int, ...] | None) -> Tag:

@@ -15,6 +15,7 @@ from torch import Tensor
 from relmap.record.calls import Call, along, move_pair
 from relmap.record.labels import Labels
 from relmap.record.tags import (
+    FOLDED,
     Pair,
     Pending,
     Tag,
@@ -80,17 +81,19 @@ def addcmul(call: Call) -> Tag | None:
 def _scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
     """Scores with a bias, a mask, a scale, or other scores: still scores."""
     pair = next(tag for _, tag in known if isinstance(tag, Pair))
-    if pair.axis is not None and any(isinstance(tag, Tokens) for _, tag in known):
-        tokens = next(tag for _, tag in known if isinstance(tag, Tokens))
-        if call.name == "mul":
-            return call.lost("weighs tokens by an attention map element by element")
-        del tokens
-    axis = next(
-        (tag.axis for _, tag in known if isinstance(tag, Pair) and tag.axis is not None), None
-    )
+    with_tokens = any(isinstance(tag, Tokens) for _, tag in known)
+    if pair.axis is not None and with_tokens and call.name == "mul":
+        return call.lost("weighs tokens by an attention map element by element")
     moved = move_pair(pair, lambda labels: labels.broadcast_to(call.shape))
-    shift = len(call.shape) - known[[t for _, t in known].index(pair)][0].ndim
-    return Pair(moved.rows, moved.columns, pair.nodes, None if axis is None else axis + shift)
+    return Pair(moved.rows, moved.columns, pair.nodes, _softmax_axis(call, known))
+
+
+def _softmax_axis(call: Call, known: list[tuple[Tensor, Any]]) -> int | None:
+    """Where the softmax axis of the operands stands in the (broadcast) result."""
+    for tensor, tag in known:
+        if isinstance(tag, Pair) and tag.axis is not None:
+            return tag.axis if tag.axis == FOLDED else tag.axis + len(call.shape) - tensor.ndim
+    return None
 
 
 def _with_constant(call: Call, tensor: Tensor, tag: Any) -> Tag:

@@ -85,7 +85,10 @@ def pad(call: Call) -> Any:
 
 
 def as_doubles(call: Call) -> Any:
-    """Movements that torch has for floating tensors only (unfold, pixel_shuffle, ...)."""
+    """Movements for floating tensors only (pixel_shuffle), or that fill with zeros (tril).
+
+    Labels are moved one higher, so that a zero that was filled in is no token.
+    """
 
     def move(labels: Labels) -> Labels:
         moved = call.function(labels.full().double() + 1, *call.args[1:], **_without_input(call))

@@ -34,23 +34,23 @@ _TABLE: dict[Rule, str] = {
     # the same value
     movement.same: """
         to type type_as float half double bfloat16 long int contiguous clone detach cpu cuda
-        requires_grad_ requires_grad retain_grad get_data get_real alias positive
-        dropout_eval _to_copy set_ pin_memory""",
+        requires_grad retain_grad get_data get_real alias positive
+        _to_copy pin_memory""",
     # data movement
     movement.view: "view",
     movement.reshape: "reshape view_as reshape_as flatten unflatten ravel",
     movement.expand: "expand expand_as broadcast_to",
     movement.axes: """
         permute transpose t movedim unsqueeze squeeze get_T get_mT get_H get_mH adjoint
-        chunk split split_with_sizes tensor_split unbind select narrow diagonal unfold_view
-        hsplit vsplit dsplit atleast_2d atleast_3d adjoint""",
+        chunk split split_with_sizes tensor_split unbind select narrow diagonal hsplit vsplit
+        dsplit atleast_2d atleast_3d""",
     movement.copying: """
-        repeat tile repeat_interleave gather index_select take_along_dim take masked_select rot90
-        tril triu""",
+        repeat tile repeat_interleave gather index_select take_along_dim take masked_select
+        rot90""",
     movement.rolled: "roll flip",
     movement.index: "__getitem__",
-    movement.pad: "pad _pad",
-    movement.as_doubles: "pixel_shuffle pixel_unshuffle channel_shuffle unfold",
+    movement.pad: "pad",
+    movement.as_doubles: "pixel_shuffle pixel_unshuffle channel_shuffle unfold tril triu",
     movement.identity_shape: "as_strided",
     movement.as_complex: "view_as_complex view_as_real",
     movement.selected: "topk sort",
