@@ -5,7 +5,9 @@ where its files lie and opens them when asked, so that a list of many costs no m
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +23,21 @@ from relmap.registry import Registry
 if TYPE_CHECKING:
     import PIL.Image
 
-__all__ = ["DATA", "Sample", "read_manifest", "require_files"]
+__all__ = [
+    "DATA",
+    "CaptionedImage",
+    "Question",
+    "Sample",
+    "file_of_split",
+    "first_three",
+    "folders_of_split",
+    "images_by_name",
+    "images_by_number",
+    "read_json",
+    "read_manifest",
+    "require_files",
+    "require_images",
+]
 
 DATA: Registry[Any] = Registry("data format", "relmap.data")
 
@@ -67,6 +83,53 @@ class Sample:
         return torch.from_numpy(inside if inside.ndim == 2 else inside.any(axis=2))
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about a picture, with what people answered.
+
+    `answers` are the soft targets of training, min(n / 3, 1) for an answer that n people gave,
+    over normalised answers; `humans` are the answers as they were given, which the official
+    accuracy is computed from. Both are empty where the answers are not public.
+    """
+
+    name: str
+    image: Path
+    text: str
+    answers: Mapping[str, float]
+    humans: tuple[str, ...]
+    kind: str
+    answer_type: str
+    image_id: int | str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def open_image(self) -> "PIL.Image.Image":
+        """The picture in RGB, its pixels as stored.
+
+        Raises:
+            InputError: If the file is not a readable image.
+        """
+        return _open(self.image, "image").convert("RGB")
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionedImage:
+    """A picture with the sentences in which people described it."""
+
+    name: str
+    image: Path
+    captions: tuple[str, ...]
+    image_id: int | str
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def open_image(self) -> "PIL.Image.Image":
+        """The picture in RGB, its pixels as stored.
+
+        Raises:
+            InputError: If the file is not a readable image.
+        """
+        return _open(self.image, "image").convert("RGB")
+
+
 def read_manifest(folder: Path) -> list[dict[str, Any]]:
     """The entries of `manifest.json` in a folder, each naming its image.
 
@@ -106,6 +169,118 @@ def require_files(paths: Sequence[Path], what: str, folder: Path) -> None:
         raise InputError(
             f"{len(missing)} of {len(paths)} {what} named by the manifest of {folder} are missing: "
             f"{first}{more}"
+        )
+
+
+def first_three(wrong: Iterable[object]) -> str:
+    """The first three of what is wrong, for a message that gives their number already."""
+    items = list(wrong)
+    return ", ".join(map(str, items[:3])) + (", ..." if len(items) > 3 else "")
+
+
+def read_json(path: Path, lists: Sequence[str], **options: Any) -> dict[str, Any]:
+    """A JSON object whose named values are lists of objects, as COCO and VQA write them.
+
+    Raises:
+        InputError: If the file cannot be read, is not JSON, or lacks one of the lists.
+    """
+    try:
+        content = json.loads(path.read_bytes(), **options)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    for name in lists:
+        entries = content.get(name) if isinstance(content, dict) else None
+        if not isinstance(entries, list):
+            raise InputError(f'{path} has no list "{name}"')
+        wrong = [at for at, entry in enumerate(entries) if not isinstance(entry, dict)]
+        if wrong:
+            raise InputError(
+                f'{len(wrong)} of {len(entries)} "{name}" of {path} are no objects: '
+                f"entry {first_three(wrong)}"
+            )
+    return content
+
+
+def file_of_split(folder: Path, split: str, ending: str, begin: str = "") -> Path | None:
+    """The one file `begin*split*ending` in a folder or its `annotations`, or None.
+
+    `train` stands for train2014 as well, but not for trainval, nor `test` for test-dev.
+
+    Raises:
+        InputError: If the folder is missing or several files fit.
+    """
+    if not folder.is_dir():
+        raise InputError(f"there is no folder {folder}")
+    places = [place for place in (folder, folder / "annotations") if place.is_dir()]
+    names = [place / name for place in places for name in sorted(os.listdir(place))]
+    year = rf"{re.escape(split)}(?:20\d\d)?"
+    whole = re.compile(rf"(?<![A-Za-z]){year}(?![A-Za-z0-9]|-dev|-std)")  # not trainval for train
+    fitting = [
+        file
+        for file in names
+        if file.name.startswith(begin) and file.name.endswith(ending) and whole.search(file.name)
+    ]
+    exact = re.compile(rf"(?:^|_){year}[_.]")
+    found = [file for file in fitting if exact.search(file.name)] or fitting
+    if len(found) > 1:
+        raise InputError(
+            f"{len(found)} files of {folder} could be {begin}*{split}*{ending}: "
+            f"{first_three(file.relative_to(folder) for file in found)}"
+        )
+    return found[0] if found else None
+
+
+def folders_of_split(folder: Path, split: str) -> list[Path]:
+    """Where the pictures of a split may lie: train, train2014, images/train2014, ..., or images.
+
+    test-dev and test-std have the pictures of test.
+    """
+    begin = re.sub(r"(-.*|20\d\d)$", "", split)
+    places = [place for place in (folder, folder / "images") if place.is_dir()]
+    found = [
+        place / entry.name
+        for place in places
+        for entry in sorted(os.scandir(place), key=lambda entry: entry.name)
+        if entry.name.startswith(begin) and entry.is_dir()
+    ]
+    return found or places[1:]
+
+
+def images_by_name(folders: Iterable[Path]) -> dict[str, Path]:
+    """Pictures by file name, from folders that are each listed once.
+
+    Half a million questions then ask the disk nothing. Of several folders the first decides.
+    """
+    return {
+        name: folder / name
+        for folder in reversed(list(folders))
+        for name in os.listdir(folder)
+        if name.lower().endswith((".jpg", ".jpeg", ".png"))
+    }
+
+
+def images_by_number(folders: Iterable[Path]) -> dict[int, Path]:
+    """Pictures by the number that ends their name: COCO_train2014_000000000009.jpg is 9."""
+    numbered = re.compile(r"(\d+)\.\w+$")
+    images = images_by_name(folders)
+    return {int(match[1]): images[name] for name in images if (match := numbered.search(name))}
+
+
+def require_images(
+    missing: Sequence[object], number: int, what: str, places: Iterable[Path]
+) -> None:
+    """Refuses a data set some of whose pictures are not on the disk.
+
+    Raises:
+        InputError: If any is missing, with their number, the first three, and where they should be.
+    """
+    if missing:
+        where = ", ".join(map(str, places)) or "any folder of that name"
+        raise InputError(
+            f"{len(missing)} of {number} pictures of {what} are not in {where}: "
+            f"{first_three(missing)}"
         )
 
 
