@@ -6,23 +6,28 @@
     result.save("cat.png")
 
 The verbs are `load`, `explain`, `record` and `draw`; what they return are `Model`, `Attribution`
-and `TokenGraph`.
+and `TokenGraph`. `interaction` says which patches and words acted on each other,
+`explain_caption` why a network wrote each word.
 """
 
 import importlib.metadata
 
 from relmap.attribution import Attribution, Layout
+from relmap.captions import CaptionExplanation, explain_caption
 from relmap.draw import draw
 from relmap.errors import InputError, MissingExtraError, RelmapError, TraceError
 from relmap.explain import DEFAULT_METHOD, explain
 from relmap.graph import TokenGraph
+from relmap.interaction import Interaction, interaction
 from relmap.models import Model, load
 from relmap.record import record
 
 __all__ = [
     "DEFAULT_METHOD",
     "Attribution",
+    "CaptionExplanation",
     "InputError",
+    "Interaction",
     "Layout",
     "MissingExtraError",
     "Model",
@@ -32,6 +37,8 @@ __all__ = [
     "__version__",
     "draw",
     "explain",
+    "explain_caption",
+    "interaction",
     "load",
     "record",
 ]

@@ -29,6 +29,7 @@ __all__ = [
     "pair",
     "place",
     "start_decoder",
+    "start_token",
     "text_limit",
 ]
 
@@ -108,7 +109,7 @@ def start_decoder(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, An
     given = ("decoder_input_ids", "decoder_inputs_embeds", "labels")
     if any(arguments.get(name) is not None for name in given) or not _needs_start(network):
         return arguments
-    start, batch = _start_token(network), _batch_of(arguments)
+    start, batch = start_token(network), _batch_of(arguments)
     if start is not None and batch is not None:
         arguments["decoder_input_ids"] = torch.full((batch, 1), start, dtype=torch.long)
     return arguments
@@ -228,8 +229,9 @@ def _needs_start(network: nn.Module) -> bool:
     return any(getattr(one, "is_encoder_decoder", False) for one in configs)
 
 
-def _start_token(network: nn.Module) -> int | None:
-    config: Any = network.config
+def start_token(network: nn.Module) -> int | None:
+    """The token that a text of this network starts with, as its configs say; None if none does."""
+    config: Any = getattr(network, "config", None)
     places = (
         getattr(network, "generation_config", None),
         config,

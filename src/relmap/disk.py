@@ -7,6 +7,7 @@ appear whole or not at all.
 
 import json
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,30 +102,42 @@ def pack(attribution: "relmap.attribution.Attribution") -> bytes:
     Raises:
         InputError: When `meta` holds something JSON cannot.
     """
-    tensors, sources = {}, []
-    for at, (name, layout) in enumerate(attribution.layout.items()):
-        parts = {
-            "scores": attribution.scores[name],
-            "special": layout.special,
-            "padding": layout.padding,
-            "patches": layout.patches,
-        }
-        # A copy each: safetensors refuses tensors that share memory, as slices of a batch do.
-        tensors |= {
-            f"{at}.{part}": value.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for part, value in parts.items()
-            if value is not None
-        }
-        plain = ("names", "modality", "tokens", "grid", "words")
-        sources.append({"name": name} | {part: getattr(layout, part) for part in plain})
+    tensors, sources = pack_layouts(attribution.layout)
+    for at, scores in enumerate(attribution.scores.values()):
+        tensors[f"{at}.scores"] = scores
     header = {
-        "relmap": FORMAT,
         "sources": sources,
         "target": attribution.target,
         "prediction": attribution.prediction,
         "meta": attribution.meta,
     }
-    return safetensors.torch.save(tensors, {"relmap": to_json(header)})
+    return pack_file(tensors, header)
+
+
+def pack_layouts(layouts: Mapping[str, Layout]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """The tensors and the plain parts of several layouts."""
+    tensors, sources = {}, []
+    plain = ("names", "modality", "tokens", "grid", "words")
+    for at, (name, layout) in enumerate(layouts.items()):
+        for part in ("special", "padding", "patches"):
+            if getattr(layout, part) is not None:
+                tensors[f"{at}.{part}"] = getattr(layout, part)
+        sources.append({"name": name} | {part: getattr(layout, part) for part in plain})
+    return tensors, sources
+
+
+def pack_file(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> bytes:
+    """Tensors and a JSON header as the bytes of one safetensors file.
+
+    Raises:
+        InputError: When the header holds something JSON cannot.
+    """
+    # A copy each: safetensors refuses tensors that share memory, as slices of a batch do.
+    copies = {
+        name: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in tensors.items()
+    }
+    return safetensors.torch.save(copies, {"relmap": to_json({"relmap": FORMAT} | header)})
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -133,8 +146,25 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         InputError: When the file is missing, corrupt, or holds something else.
     """
+
+    def unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+        names = [source["name"] for source in header["sources"]]
+        scores = {name: tensors[f"{at}.scores"] for at, name in enumerate(names)}
+        return {"scores": scores, **unpack_examples(header, tensors)}
+
+    return read_file(path, "attribution", unpack)
+
+
+def read_file(
+    path: Path, what: str, unpack: Callable[[dict[str, Any], dict[str, Tensor]], dict[str, Any]]
+) -> dict[str, Any]:
+    """What `unpack` makes of the header and the tensors of a file that `pack_file` wrote.
+
+    Raises:
+        InputError: When the file is missing, corrupt, or holds something else.
+    """
     if not path.is_file():
-        raise InputError(f"no file {str(path)!r} to load an attribution from")
+        raise InputError(f"no file {str(path)!r} to load an {what} from")
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = (file.metadata() or {}).get("relmap")
@@ -142,24 +172,24 @@ def read(path: Path) -> dict[str, Any]:
     except (safetensors.SafetensorError, OSError) as error:
         raise InputError(f"{str(path)!r} is not a readable safetensors file: {error}") from error
     if header is None:
-        raise InputError(f"{str(path)!r} is a safetensors file, but no attribution of relmap")
+        raise InputError(f"{str(path)!r} is a safetensors file, but no {what} of relmap")
     try:
-        return _unpack(json.loads(header), tensors)
+        parts = json.loads(header)
+        if parts["relmap"] != FORMAT:
+            raise InputError(f"its format is {parts['relmap']}; this relmap reads format {FORMAT}")
+        return unpack(parts, tensors)
     except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(f"the attribution in {str(path)!r} is damaged: {error!r}") from error
+        raise InputError(f"the {what} in {str(path)!r} is damaged: {error!r}") from error
 
 
-def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    if header["relmap"] != FORMAT:
-        raise InputError(f"its format is {header['relmap']}; this relmap reads format {FORMAT}")
+def unpack_examples(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """The layouts and what is said about every example, as `pack_layouts` took them apart."""
 
     def rows(lists: list[list[str]] | None) -> tuple[tuple[str, ...], ...] | None:
         return None if lists is None else tuple(tuple(map(str, row)) for row in lists)
 
-    scores, layouts = {}, {}
-    for at, source in enumerate(header["sources"]):
-        scores[source["name"]] = tensors[f"{at}.scores"]
-        layouts[source["name"]] = Layout(
+    layouts = {
+        source["name"]: Layout(
             names=tuple(source["names"]),
             modality=source["modality"],
             special=tensors[f"{at}.special"],
@@ -169,8 +199,9 @@ def _unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any
             patches=tensors.get(f"{at}.patches"),
             words=rows(source["words"]),
         )
+        for at, source in enumerate(header["sources"])
+    }
     return {
-        "scores": scores,
         "layout": layouts,
         "target": tuple(map(str, header["target"])),
         "prediction": tuple(map(str, header["prediction"])),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,22 +77,41 @@ def follow_back(
     Raises:
         TraceError: the target reads no token, or reads attention that was not followed.
     """
-    tensors, starts = _read_outputs(copied, values)
-    graph = build_graph(recorded, tensors, len(values))
-    wanted = _activations(graph, needs)
-    stray = _stray_attentions(recorded, graph)
-    kept = [one for one in (*wanted, *stray) if one.edge is not None]
-    edges = [one.edge for one in kept if one.edge is not None]
-    if not edges:
-        raise TraceError(
-            "no attention of this network takes part in autograd: its forward runs under no_grad, "
-            "or in code with a backward of its own (reversible layers)"
-        )
-    found = torch.autograd.grad(tensors, edges, starts, allow_unused=True)
-    pairs = zip(kept, found, strict=True)
-    gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
-    _check_reach(stray, gradients)
-    return RecordedPass(graph, _readout(graph, gradients), gradients)
+    (found,) = follow_each(recorded, copied, [values], needs)
+    return found
+
+
+def follow_each(
+    recorded: Recorded,
+    copied: OutputCopy,
+    targets: Sequence[Float[Tensor, " batch"]],
+    needs: Sequence[str],
+) -> Iterator[RecordedPass]:
+    """The token graph under one target after another: one forward pass, one gradient for each.
+
+    Raises:
+        TraceError: a target reads no token, or reads attention that was not followed.
+    """
+    tensors: list[Tensor] = []
+    graph, kept, stray = None, [], []
+    for count, values in enumerate(targets, start=1):
+        read, starts = _read_outputs(copied, values)
+        if graph is None or [id(one) for one in read] != [id(one) for one in tensors]:
+            tensors, graph = read, build_graph(recorded, read, len(values))
+            stray = _stray_attentions(recorded, graph)
+            kept = [one for one in (*_activations(graph, needs), *stray) if one.edge is not None]
+        edges = [one.edge for one in kept if one.edge is not None]
+        if not edges:
+            raise TraceError(
+                "no attention of this network takes part in autograd: its forward runs under "
+                "no_grad, or in code with a backward of its own (reversible layers)"
+            )
+        more = count < len(targets)
+        found = torch.autograd.grad(tensors, edges, starts, allow_unused=True, retain_graph=more)
+        pairs = zip(kept, found, strict=True)
+        gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
+        _check_reach(stray, gradients)
+        yield RecordedPass(graph, _readout(graph, gradients), gradients)
 
 
 def _read_outputs(

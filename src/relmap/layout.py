@@ -71,6 +71,16 @@ class Layout:
             words=None if self.words is None else self.words[chosen],
         )
 
+    def repeat(self, count: int) -> "Layout":
+        """The layout of one example, for `count` explanations of it."""
+        return replace(
+            self,
+            special=self.special.expand(count, -1),
+            padding=self.padding.expand(count, -1),
+            tokens=None if self.tokens is None else self.tokens * count,
+            words=None if self.words is None else self.words * count,
+        )
+
     def check(self, name: str, scores: Tensor, batch: int) -> None:
         """Refuse scores that do not fit.
 

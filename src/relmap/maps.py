@@ -190,7 +190,7 @@ def _mixing_of(maps: Maps, rule: Rule, state: State, call: int) -> Tensor:
     mixed = dense_mixing(maps, rule, state, call)
     if state.rows is None:
         return mixed
-    return _link_matrix(maps, state, state.rows) @ mixed
+    return link_matrix(maps, state, state.rows) @ mixed
 
 
 def _mixed(maps: Maps, calls: list[tuple[int, Tensor]]) -> dict[int, Tensor]:
@@ -206,14 +206,14 @@ def _residual(maps: Maps, state: State, below: dict[int, dict[int, Tensor]]) -> 
     link = state.links[0]
     if link.child_tokens is None:
         return dict(below[link.parent])
-    matrix = _link_matrix(maps, state, link)
+    matrix = link_matrix(maps, state, link)
     return {leaf: matrix @ block for leaf, block in below[link.parent].items()}
 
 
 def _from_links(maps: Maps, state: State, below: dict[int, dict[int, Tensor]]) -> dict[int, Tensor]:
     blocks: dict[int, Tensor] = {}
     for link, weight in zip(state.links, link_weights(maps.passed, state), strict=True):
-        matrix = _link_matrix(maps, state, link)
+        matrix = link_matrix(maps, state, link)
         scaled = matrix * gather(maps, state.index, weight)[..., None]
         for leaf, block in below[link.parent].items():
             product = scaled @ block
@@ -221,7 +221,7 @@ def _from_links(maps: Maps, state: State, below: dict[int, dict[int, Tensor]]) -
     return blocks
 
 
-def _link_matrix(maps: Maps, state: State, link: Link) -> Float[Tensor, "batch child parent"]:
+def link_matrix(maps: Maps, state: State, link: Link) -> Float[Tensor, "batch child parent"]:
     """Rows: tokens of the state; columns: tokens of the parent; rows sum to 1 (or are empty)."""
     graph = maps.graph
     example, position, size = maps.places[state.index]

@@ -70,7 +70,7 @@ def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layou
     if modality == "text":
         ids = _ids(source, tensor)
         if ids is not None:
-            known = _special_ids(model)
+            known = special_ids(model)
             special |= torch.isin(ids, torch.tensor(sorted(known), dtype=torch.long)) & (ids >= 0)
             tokens = _words(model, ids)
     grid, patches = source.grid, source.patches
@@ -112,7 +112,8 @@ def _ids(source: Source, tensor: Tensor) -> Tensor | None:
     return torch.where(source.elements >= 0, flat[source.elements.clamp_min(0)], -1)
 
 
-def _special_ids(model: Model) -> set[int]:
+def special_ids(model: Model) -> set[int]:
+    """Numbers of the tokens that are no content."""
     return set(model.special_ids) | set(getattr(model.tokenizer, "all_special_ids", None) or ())
 
 

@@ -24,12 +24,30 @@ from relmap.propagate import RecordedPass, Rule, push_rows
 from relmap.streams import answers, crosses, has_cross_attention, own_leaves
 
 
+def genatt_maps(
+    passed: RecordedPass, normalize: bool, self_in_rule_10: bool, aggregate: bool, start_layer: int
+) -> Maps:
+    """The whole map R of every state, with the options of `genatt`."""
+    rule = Rule(gradient_weighted, _add_up if aggregate else _replace, None, True, start_layer)
+    if not has_cross_attention(passed.graph):
+        return carry_maps(passed, rule)
+    switches = _Switches(normalize and aggregate, self_in_rule_10, aggregate)
+
+    def update(
+        maps: Maps, state: State, residual: dict[int, Tensor], calls: list[tuple[int, Tensor]]
+    ) -> dict[int, Tensor]:
+        return _update(maps, switches, state, residual, calls)
+
+    return carry_maps(passed, rule, update)
+
+
 @METHODS.register(
     "genatt",
     aliases=("generic-attention", "transformer-mm", "chefer-2021b"),
     reference="Chefer, Gur & Wolf, ICCV 2021, eq. 5-11",
     needs=("attention", "attention-gradient"),
     target_dependent=True,
+    maps=genatt_maps,
 )
 def genatt(
     passed: RecordedPass,
@@ -47,17 +65,10 @@ def genatt(
     `start_layer=-1`. A row without relevance stays zero in eq. 8, where the authors' DETR code
     loses the whole layer. Use it for any attention model; a good first choice for images.
     """
+    if has_cross_attention(passed.graph):
+        return read_rows(genatt_maps(passed, normalize, self_in_rule_10, aggregate, start_layer))
     rule = Rule(gradient_weighted, _add_up if aggregate else _replace, None, True, start_layer)
-    if not has_cross_attention(passed.graph):
-        return push_rows(passed, rule)
-    switches = _Switches(normalize and aggregate, self_in_rule_10, aggregate)
-
-    def update(
-        maps: Maps, state: State, residual: dict[int, Tensor], calls: list[tuple[int, Tensor]]
-    ) -> dict[int, Tensor]:
-        return _update(maps, switches, state, residual, calls)
-
-    return read_rows(carry_maps(passed, rule, update))
+    return push_rows(passed, rule)
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,27 @@ from relmap.propagate import RecordedPass, Rule, push_rows
 from relmap.streams import crosses, has_cross_attention, own_leaves
 
 
+def rollout_maps(passed: RecordedPass, normalize: bool, start_layer: int) -> Maps:
+    """The whole map R of every state, with the options of `rollout`."""
+    rule = _rule(normalize, start_layer)
+    if not has_cross_attention(passed.graph):
+        return carry_maps(passed, rule)
+
+    def update(
+        maps: Maps, state: State, residual: dict[int, Tensor], calls: list[tuple[int, Tensor]]
+    ) -> dict[int, Tensor]:
+        return _update(maps, rule, state, residual, calls)
+
+    return carry_maps(passed, rule, update)
+
+
 @METHODS.register(
     "rollout",
     aliases=("attention-rollout",),
     reference="Abnar & Zuidema, ACL 2020, eq. 1; Huang et al. 2023 (WRA), eq. 24-26",
     needs=("attention",),
     target_dependent=False,
+    maps=rollout_maps,
 )
 def rollout(
     passed: RecordedPass, *, normalize: bool = True, start_layer: int = 0
@@ -38,16 +53,13 @@ def rollout(
     et al. 2021). Use it as a baseline that knows nothing of the target; it cannot tell classes
     apart.
     """
-    rule = Rule(head_mean, _normalized if normalize else _plain, None, False, start_layer)
-    if not has_cross_attention(passed.graph):
-        return push_rows(passed, rule)
+    if has_cross_attention(passed.graph):
+        return read_rows(rollout_maps(passed, normalize, start_layer))
+    return push_rows(passed, _rule(normalize, start_layer))
 
-    def update(
-        maps: Maps, state: State, residual: dict[int, Tensor], calls: list[tuple[int, Tensor]]
-    ) -> dict[int, Tensor]:
-        return _update(maps, rule, state, residual, calls)
 
-    return read_rows(carry_maps(passed, rule, update))
+def _rule(normalize: bool, start_layer: int) -> Rule:
+    return Rule(head_mean, _normalized if normalize else _plain, None, False, start_layer)
 
 
 def _normalized(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -13,15 +13,21 @@ Which choices are guesses is said at each option.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from relmap.algebra import gradient_weighted, per_token, wide
 from relmap.graph import Activation, State
+from relmap.maps import Maps, carry_maps
 from relmap.methods import METHODS
 from relmap.propagate import RecordedPass, Rule, example_mean, push_rows
+
+
+def wra_maps(passed: RecordedPass, **options: Any) -> Maps:
+    """The whole map R of every state, with the options of `wra`."""
+    return carry_maps(passed, _rule(**options))
 
 
 @METHODS.register(
@@ -30,6 +36,7 @@ from relmap.propagate import RecordedPass, Rule, example_mean, push_rows
     reference="Huang et al., MM Asia 2023 (arXiv 2308.10240), eq. 1-15",
     needs=("attention", "attention-gradient", "join-gradient"),
     target_dependent=True,
+    maps=wra_maps,
 )
 def wra(
     passed: RecordedPass,
@@ -50,14 +57,16 @@ def wra(
     attention differs between layers (vision-language models, text); on single-class image
     classifiers prefer `genatt`.
     """
+    return push_rows(passed, _rule(weights, granularity, clamp, gradient, start_layer))
 
+
+def _rule(weights: str, granularity: str, clamp: str, gradient: str, start_layer: int) -> Rule:
     def share(one: RecordedPass, state: State) -> Tensor:
         if weights == "equal":
             return torch.full((state.tokens,), 0.5, device=one.graph.device())
         return residual_share(one, state, granularity, clamp, gradient)
 
-    rule = Rule(gradient_weighted, _convex, share, True, start_layer, normalize=True)
-    return push_rows(passed, rule)
+    return Rule(gradient_weighted, _convex, share, True, start_layer, normalize=True)
 
 
 def _convex(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:

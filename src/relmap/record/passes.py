@@ -74,7 +74,7 @@ def recording(
     check_network(network)
     with _TURNS, ExitStack() as stack:
         modules = list(network.modules())
-        stack.enter_context(_evaluating(modules))
+        stack.enter_context(evaluating(modules))
         stack.enter_context(_frozen(modules))
         stack.enter_context(_without_fast_path())
         stack.enter_context(torch.enable_grad())
@@ -150,7 +150,8 @@ def _parameters(modules: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
 
 
 @contextmanager
-def _evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules in evaluation mode, each put back into its own."""
     training = [module for module in modules if module.training]
     for module in training:
         module.training = False
