@@ -1,85 +1,25 @@
-"""The command line: the library's verbs as commands, and nothing of its own.
-
-Every choice (methods, models, targets, ...) is looked up in a registry by the function that is
-called, so a new file in a room is on the command line at once. What the library refuses becomes
-one red line and exit code 2; anything else is a bug and keeps its traceback.
-"""
+"""One prediction explained: the most relevant tokens on the screen, the picture in a file."""
 
 import ast
 import contextlib
-import importlib
-import importlib.metadata
 import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.core
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from relmap.cli.application import app
 from relmap.disk import to_json
-from relmap.errors import InputError, MissingExtraError, RelmapError
+from relmap.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     import torch
 
     from relmap.attribution import Attribution
-
-REGISTRIES = {
-    "methods": "METHODS",
-    "models": "SOURCES",
-    "targets": "TARGETS",
-    "metrics": "METRICS",
-    "data": "DATA",
-    "backwards": "BACKWARDS",
-}
-
-
-class Commands(typer.core.TyperGroup):
-    """Commands whose expected errors are a sentence on stderr instead of a traceback."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Run the command; exit with code 2 where relmap refuses."""
-        try:
-            return super().invoke(ctx)
-        except RelmapError as error:
-            message = Text(f"error: {' '.join(str(error).split())}", style="red")
-            Console(stderr=True, soft_wrap=True).print(message)
-            raise typer.Exit(2) from None
-
-
-app = typer.Typer(
-    cls=Commands,
-    add_completion=False,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    help="Which image patches and which words made an attention model say this.",
-)
-
-
-def main() -> None:
-    """Run the command line."""
-    app()
-
-
-def _version(wanted: bool) -> bool:
-    if wanted:
-        typer.echo(f"relmap {importlib.metadata.version('relmap')}")
-        raise typer.Exit
-    return wanted
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool,
-        typer.Option("--version", callback=_version, is_eager=True, help="Print it and leave."),
-    ] = False,
-) -> None:
-    pass
 
 
 @app.command()
@@ -133,21 +73,6 @@ def explain(
         typer.echo(to_json(result.to_dict(), indent=1))
     else:
         _report(result, top, output)
-
-
-@app.command(name="list")
-def list_(
-    kind: Annotated[str, typer.Argument(help=", ".join(REGISTRIES))],
-) -> None:
-    """Print every name of one kind with a sentence and its reference."""
-    if kind not in REGISTRIES:
-        raise InputError(f"there is no list of {kind!r}; there are {', '.join(REGISTRIES)}")
-    entries = getattr(importlib.import_module(f"relmap.{kind}"), REGISTRIES[kind]).entries()
-    width = max((len(entry.name) for entry in entries), default=0)
-    for entry in entries:
-        reference = f" [{entry.reference}]" if entry.reference else ""
-        # Plain echo on purpose: rich would wrap or cut the line to the width of a pipe.
-        typer.echo(f"{entry.name:{width}}  {entry.about}{reference}".rstrip())
 
 
 def _pairs(options: list[str]) -> dict[str, Any]:

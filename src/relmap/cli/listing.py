@@ -1,0 +1,33 @@
+"""What there is, by name."""
+
+import importlib
+from typing import Annotated
+
+import typer
+
+from relmap.cli.application import app
+from relmap.errors import InputError
+
+REGISTRIES = {
+    "methods": "METHODS",
+    "models": "SOURCES",
+    "targets": "TARGETS",
+    "metrics": "METRICS",
+    "data": "DATA",
+    "backwards": "BACKWARDS",
+}
+
+
+@app.command(name="list")
+def list_(
+    kind: Annotated[str, typer.Argument(help=", ".join(REGISTRIES))],
+) -> None:
+    """Print every name of one kind with a sentence and its reference."""
+    if kind not in REGISTRIES:
+        raise InputError(f"there is no list of {kind!r}; there are {', '.join(REGISTRIES)}")
+    entries = getattr(importlib.import_module(f"relmap.{kind}"), REGISTRIES[kind]).entries()
+    width = max((len(entry.name) for entry in entries), default=0)
+    for entry in entries:
+        reference = f" [{entry.reference}]" if entry.reference else ""
+        # Plain echo on purpose: rich would wrap or cut the line to the width of a pipe.
+        typer.echo(f"{entry.name:{width}}  {entry.about}{reference}".rstrip())

@@ -1,0 +1,331 @@
+"""A small CLIP, trained from nothing on pictures with captions and, where known, their regions.
+
+First patches learn words (region-word contrast), then pictures learn captions as well (image-text
+contrast, its share growing). A data set without instances is trained by image-text contrast alone.
+What comes out is a folder that transformers loads: the CLIP, its tokenizer, its image processor.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+
+from relmap.errors import InputError
+from relmap.train.contrast import Contrast, PhraseTable
+from relmap.train.pixels import Pixels
+from relmap.train.regions import GROUND, Regions
+from relmap.train.steady import Pace, last_checkpoint, steady_trainer
+from relmap.train.tokenizer import train_tokenizer
+
+if TYPE_CHECKING:
+    from relmap.data import CaptionedImage
+
+__all__ = ["ClipRecipe", "measure_clip", "train_clip"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipRecipe:
+    """Everything that the training of a small CLIP is.
+
+    Attributes:
+        samples: Pictures seen.
+        alone: Share of the training that is region-word contrast alone.
+        pair_share: Weight of the image-text contrast at the end; it grows over `ramp` of the rest.
+        questions: Share of pairs whose text is a question with its answer, where there are any: the
+            text encoder must know the words that will be asked with.
+        siblings: Neighbouring pictures that stay together in a batch, as hard negatives.
+        equal_texts: Count a text as right for all pictures of the batch that have an equal one;
+            for data with few different captions.
+    """
+
+    samples: int = 220_000
+    batch_size: int = 128
+    learning_rate: float = 2e-3
+    warmup_steps: int = 100
+    alone: float = 0.4
+    pair_share: float = 0.5
+    ramp: float = 0.3
+    questions: float = 0.3
+    siblings: int = 4
+    equal_texts: bool = False
+    side: int = 56
+    patch: int = 8
+    width: int = 128
+    layers: int = 4
+    text_width: int = 96
+    text_layers: int = 2
+    projection: int = 128
+    heads: int = 4
+    vocabulary: int = 512
+    checkpoint_minutes: float = 5.0
+    about: str = field(default="a small CLIP by region-word, then image-text contrast")
+
+
+def train_clip(
+    captions: Sequence[CaptionedImage],
+    output: str | Path,
+    *,
+    recipe: ClipRecipe,
+    regions: Regions | None = None,
+    answered: Mapping[int | str, Sequence[str]] | None = None,
+    seed: int = 0,
+) -> Path:
+    """Trains a small CLIP and saves it; a run that was stopped goes on from its last checkpoint.
+
+    `answered` are questions with their answers ("is there a star? yes") by the number of their
+    picture: they are texts of that picture beside its captions.
+
+    Raises:
+        InputError: There are fewer pictures than a batch has.
+    """
+    from transformers import set_seed
+
+    output = Path(output)
+    if len(captions) < recipe.batch_size:
+        raise InputError(f"{len(captions)} pictures do not fill a batch of {recipe.batch_size}")
+    begun = time.monotonic()
+    set_seed(seed)
+    answered = answered or {}
+    spoken = {text for texts in answered.values() for text in texts}
+    spoken |= {text for one in captions for text in one.captions}
+    tokenizer = train_tokenizer([GROUND, *sorted(spoken)], recipe.vocabulary)
+    processor = _image_processor(recipe.side)
+    pixels = Pixels.read([one.image for one in captions], processor, output / "pixels")
+    clip = _new_clip(recipe, tokenizer)
+    model = Contrast(clip, _phrase_tables(regions, tokenizer), equal_texts=recipe.equal_texts)
+    rows = _Rows(captions, answered, regions, recipe, seed)
+    trainer = _trainer(model, rows, _Batch(pixels, tokenizer), recipe, output / "checkpoints", seed)
+    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints"))
+    clip.save_pretrained(output)
+    _save_processor(processor, tokenizer, output)
+    about = {"recipe": asdict(recipe), "seed": seed, "minutes": (time.monotonic() - begun) / 60}
+    (output / "training.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    return output
+
+
+@torch.no_grad()
+def measure_clip(
+    folder: str | Path,
+    captions: Sequence[CaptionedImage],
+    regions: Regions | None = None,
+    *,
+    among: int = 1024,
+    siblings: int = 4,
+) -> dict[str, float]:
+    """How well a CLIP matches pictures and texts.
+
+    Retrieval at rank 1 among `among` pictures and among siblings, with the first caption of each,
+    and the share of object patches that are nearest to their category's name.
+    """
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    folder = Path(folder)
+    clip = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    captions = list(captions[:among])
+    pixels = Pixels.read([one.image for one in captions], processor, None)
+    model = Contrast(clip, []).eval()
+    images, patches = _encode_images(clip, pixels)
+    tokens = tokenizer([one.captions[0] for one in captions], padding=True, return_tensors="pt")
+    texts = model._text({name: tokens[name] for name in ("input_ids", "attention_mask")})
+    similarity = images @ texts.T
+    right = torch.arange(len(captions))
+    groups = right // siblings
+    close = similarity.masked_fill(groups[:, None] != groups[None], -torch.inf)
+    found = {
+        "image_to_text": (similarity.argmax(1) == right).double().mean().item(),
+        "text_to_image": (similarity.argmax(0) == right).double().mean().item(),
+        "among_siblings": (close.argmax(1) == right).double().mean().item(),
+    }
+    if regions is not None:
+        names = tokenizer([*regions.names, GROUND], padding=True, return_tensors="pt")
+        texts = model._text({name: names[name] for name in ("input_ids", "attention_mask")})
+        shown = torch.from_numpy(regions.categories[: len(captions)].astype(np.int64))
+        hit = (patches @ texts.T).argmax(-1) == shown
+        found["patches"] = hit[shown >= 0].double().mean().item()
+    return found
+
+
+def _encode_images(clip: Any, pixels: Pixels) -> tuple[Any, Any]:
+    images, patches = [], []
+    for rows in np.array_split(np.arange(len(pixels)), max(len(pixels) // 128, 1)):
+        vision = clip.vision_model
+        hidden = vision.post_layernorm(vision(pixels.take(rows)).last_hidden_state)
+        projected = torch.nn.functional.normalize(clip.visual_projection(hidden), dim=-1)
+        images.append(projected[:, 0])
+        patches.append(projected[:, 1:])
+    return torch.cat(images), torch.cat(patches)
+
+
+class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
+    """Position in training -> picture, caption, regions: a pure function of seed and position."""
+
+    def __init__(
+        self,
+        captions: Sequence[CaptionedImage],
+        answered: Mapping[int | str, Sequence[str]],
+        regions: Regions | None,
+        recipe: ClipRecipe,
+        seed: int,
+    ) -> None:
+        self.captions = captions
+        self.answered = [answered.get(one.image_id, ()) for one in captions]
+        self.questions = recipe.questions
+        self.regions = regions
+        self.siblings = recipe.siblings
+        self.seed = seed
+        self.steps = -(-recipe.samples // recipe.batch_size)
+        self.length = self.steps * recipe.batch_size
+        self.groups = len(captions) // recipe.siblings
+        self._order: tuple[int, Int[np.ndarray, " groups"]] = (-1, np.empty(0, dtype=np.int64))
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, position: int) -> dict[str, Any]:
+        turn, place = divmod(position, self.groups * self.siblings)
+        if self._order[0] != turn:
+            order = np.random.default_rng([self.seed, turn]).permutation(self.groups)
+            self._order = (turn, order)
+        row = int(self._order[1][place // self.siblings]) * self.siblings + place % self.siblings
+        random = np.random.default_rng([self.seed, 1, position])
+        texts: Sequence[str] = self.captions[row].captions
+        if random.random() < self.questions and self.answered[row]:
+            texts = self.answered[row]
+        found: dict[str, Any] = {"row": row, "text": texts[int(random.integers(len(texts)))]}
+        if self.regions is not None:
+            found["categories"] = self.regions.categories[row]
+        return found
+
+
+class _Batch:
+    """Rows to tensors."""
+
+    def __init__(self, pixels: Pixels, tokenizer: Any) -> None:
+        self.pixels = pixels
+        self.tokenizer = tokenizer
+
+    def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The batch of these rows."""
+        tokens = self.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
+        batch = {
+            "pixel_values": self.pixels.take(np.array([row["row"] for row in rows])),
+            "input_ids": tokens["input_ids"],
+            "attention_mask": tokens["attention_mask"],
+        }
+        if "categories" in rows[0]:
+            categories = np.stack([row["categories"] for row in rows])
+            batch["categories"] = torch.from_numpy(categories.astype(np.int64))
+        return batch
+
+
+def _trainer(
+    model: Contrast, rows: _Rows, batch: _Batch, recipe: ClipRecipe, folder: Path, seed: int
+) -> Any:
+    regions = rows.regions is not None
+    start = recipe.alone if regions else 0.0
+
+    def share(step: int) -> float:
+        gone = step / rows.steps
+        if gone < start:
+            return 0.0
+        if not regions:
+            return 1.0
+        return recipe.pair_share * min(1.0, (gone - start) / max(recipe.ramp * (1 - start), 1e-9))
+
+    def rate(step: int) -> float:
+        if step < recipe.warmup_steps:
+            return (step + 1) / recipe.warmup_steps
+        left = (step - recipe.warmup_steps) / max(rows.steps - recipe.warmup_steps, 1)
+        return 0.5 * (1 + float(np.cos(np.pi * left)))
+
+    def before(step: int) -> None:
+        model.share = share(step)
+
+    pace = Pace(
+        batch_size=recipe.batch_size,
+        learning_rate=recipe.learning_rate,
+        rate=rate,
+        before=before,
+        minutes=recipe.checkpoint_minutes,
+        seed=seed,
+    )
+    return steady_trainer(model, rows, batch.collate, folder, pace)
+
+
+def _new_clip(recipe: ClipRecipe, tokenizer: Any) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    config = CLIPConfig(
+        vision_config={
+            "hidden_size": recipe.width,
+            "intermediate_size": 4 * recipe.width,
+            "num_hidden_layers": recipe.layers,
+            "num_attention_heads": recipe.heads,
+            "image_size": recipe.side,
+            "patch_size": recipe.patch,
+            "hidden_act": "gelu",  # one kernel, where CLIP's own approximation takes three
+        },
+        text_config={
+            "hidden_size": recipe.text_width,
+            "intermediate_size": 4 * recipe.text_width,
+            "num_hidden_layers": recipe.text_layers,
+            "num_attention_heads": recipe.heads,
+            "vocab_size": len(tokenizer),
+            "max_position_embeddings": tokenizer.model_max_length,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "pad_token_id": tokenizer.pad_token_id,
+            "hidden_act": "gelu",
+        },
+        projection_dim=recipe.projection,
+    )
+    clip = CLIPModel(config)
+    # Words that the training texts seldom use stay apart from each other by their first vectors
+    # alone; at the usual 0.02 the layers drown them, and a mapper cannot tell "where" from "what".
+    words = clip.text_model.embeddings
+    torch.nn.init.normal_(words.token_embedding.weight, std=0.3)
+    torch.nn.init.normal_(words.position_embedding.weight, std=0.1)
+    return clip
+
+
+def _image_processor(side: int) -> Any:
+    from transformers import CLIPImageProcessor
+
+    return CLIPImageProcessor(
+        size={"height": side, "width": side},
+        crop_size={"height": side, "width": side},
+        image_mean=[0.5, 0.5, 0.5],
+        image_std=[0.25, 0.25, 0.25],
+    )
+
+
+def _save_processor(image_processor: Any, tokenizer: Any, output: Path) -> None:
+    from transformers import CLIPProcessor
+
+    CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(output)
+
+
+def _phrase_tables(regions: Regions | None, tokenizer: Any) -> list[PhraseTable]:
+    tables = []
+    for texts, of_category in () if regions is None else regions.tables:
+        tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
+        names = ("input_ids", "attention_mask")
+        tables.append(
+            PhraseTable(
+                tokens={name: tokens[name] for name in names},
+                of_category=torch.from_numpy(of_category),
+                ground=texts.index(GROUND) if GROUND in texts else None,
+            )
+        )
+    return tables

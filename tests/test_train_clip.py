@@ -1,0 +1,253 @@
+"""The small CLIP: its tokenizer, its teacher, its losses by hand, and a run that was stopped."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from relmap.data.coco_captions import coco_captions
+from relmap.errors import InputError
+from relmap.scenes import world_texts, write_scenes
+from relmap.train import clip as training
+from relmap.train.clip import ClipRecipe, measure_clip, train_clip
+from relmap.train.contrast import Contrast, PhraseTable
+from relmap.train.regions import GROUND, read_regions
+from relmap.train.steady import last_checkpoint
+from relmap.train.tokenizer import END, START, train_tokenizer
+
+
+def asked(captions):
+    return {one.image_id: ["why? because"] for one in captions}
+
+
+TINY = ClipRecipe(
+    samples=48,
+    batch_size=8,
+    warmup_steps=2,
+    alone=0.5,
+    side=16,
+    patch=8,
+    width=16,
+    layers=1,
+    text_width=16,
+    text_layers=1,
+    projection=8,
+    heads=2,
+    vocabulary=300,
+)
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return write_scenes(tmp_path_factory.mktemp("clip") / "scenes", train=32, val=8, test=0, seed=1)
+
+
+@pytest.fixture(scope="module")
+def captions(world):
+    return coco_captions(world, "train")
+
+
+def regions_of(world, captions, grid=2):
+    numbers = [one.image_id for one in captions]
+    return read_regions(world / "annotations" / "instances_train.json", numbers, grid)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_tokenizer(world_texts())
+
+
+class TestTokenizer:
+    def test_any_text_comes_back(self, tokenizer):
+        for text in ("a small red star", "straße 7 €?", "日本"):
+            numbers = tokenizer(text)["input_ids"]
+            assert tokenizer.decode(numbers, skip_special_tokens=True) == text
+
+    def test_words_of_the_world_are_one_token_each(self, tokenizer):
+        text = "what colour is the small purple triangle left of the thing"
+        assert len(tokenizer.tokenize(text)) == 11
+
+    def test_clip_pools_the_end_token(self, tokenizer):
+        # with number 2 as the end, transformers pools the token of the largest number instead
+        tower = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+        ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+        config = CLIPConfig(
+            text_config=tower | ids | {"vocab_size": len(tokenizer), "intermediate_size": 8},
+            vision_config=tower | {"image_size": 16, "patch_size": 8},
+        )
+        model = CLIPModel(config).eval()
+        batch = tokenizer(["a red star", "a small red star"], padding=True, return_tensors="pt")
+        found = model.text_model(**{k: batch[k] for k in ("input_ids", "attention_mask")})
+        ends = (batch["input_ids"] == tokenizer.convert_tokens_to_ids(END)).int().argmax(1)
+        assert ends.tolist() == [4, 5]
+        expected = found.last_hidden_state[torch.arange(2), ends]
+        torch.testing.assert_close(found.pooler_output, expected)
+
+    def test_texts_stand_between_start_and_end(self, tokenizer):
+        tokens = tokenizer.convert_ids_to_tokens(tokenizer("a")["input_ids"])
+        assert (tokens[0], tokens[-1]) == (START, END)
+
+
+class TestRegions:
+    def test_patches_belong_to_what_covers_their_centre(self, world, captions):
+        grid = 7
+        regions = regions_of(world, captions, grid)
+        content = json.loads((world / "annotations" / "instances_train.json").read_text())
+        names = {one["id"]: one["name"] for one in content["categories"]}
+        rows = {one.image_id: row for row, one in enumerate(captions)}
+        expected = np.full((len(captions), grid, grid), GROUND, dtype=object)
+        for thing in content["annotations"]:
+            pixels = []
+            for value, count in enumerate(thing["segmentation"]["counts"]):
+                pixels += [value % 2] * count
+            mask = np.array(pixels).reshape(112, 112).T  # written column by column
+            for row in range(grid):
+                for column in range(grid):
+                    if mask[row * 16 + 8, column * 16 + 8]:
+                        name = names[thing["category_id"]]
+                        expected[rows[thing["image_id"]], row, column] = name
+        found = np.array([*regions.names, GROUND], dtype=object)[regions.categories]
+        assert (found == expected.reshape(len(captions), -1)).all()
+        assert (found != GROUND).mean() > 0.05
+
+    def test_tables_hold_whole_names_and_their_words(self, world, captions):
+        tables = regions_of(world, captions).tables
+        names = regions_of(world, captions).names
+        assert tables[0][0] == (*names, GROUND)
+        assert [len(texts) for texts, _ in tables[1:]] == [2, 6, 4]
+        for place, (texts, numbers) in enumerate(tables[1:]):
+            assert [texts[number] for number in numbers] == [one.split()[place] for one in names]
+
+    def test_polygons_are_refused(self, tmp_path, captions):
+        thing = {"id": 1, "image_id": captions[0].image_id, "category_id": 1}
+        file = tmp_path / "instances.json"
+        content = {
+            "annotations": [thing | {"segmentation": [[0, 0, 4, 0, 4, 4]]}],
+            "categories": [{"id": 1, "name": "cat"}],
+        }
+        file.write_text(json.dumps(content))
+        with pytest.raises(InputError, match="uncompressed run lengths"):
+            read_regions(file, [captions[0].image_id], 2)
+
+
+def test_losses_by_hand(tokenizer):
+    torch.manual_seed(0)
+    clip = training._new_clip(TINY, tokenizer).double().eval()
+    names = tokenizer(["red", "blue", GROUND], padding=True, return_tensors="pt")
+    table = PhraseTable(
+        tokens={key: names[key] for key in ("input_ids", "attention_mask")},
+        of_category=torch.tensor([0, 1]),
+        ground=2,
+    )
+    model = Contrast(clip, [table]).double()
+    model.share = 0.25
+    pixels = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    categories = torch.tensor([[0, -1, -1, 1], [1, 1, -1, 0]])
+    texts = tokenizer(["a red star", "blue"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        loss = model(pixels, categories, texts["input_ids"], texts["attention_mask"])["loss"]
+
+        def unit(vector):
+            return vector / vector.norm()
+
+        def text_vector(batch, row):
+            kept = batch["attention_mask"][row].bool()
+            found = clip.get_text_features(input_ids=batch["input_ids"][row][kept][None])
+            return unit(getattr(found, "pooler_output", found)[0])
+
+        hidden = clip.vision_model(pixels).last_hidden_state
+        vectors = clip.visual_projection(clip.vision_model.post_layernorm(hidden))
+        phrases = [text_vector(names, row) for row in range(3)]
+        scale = torch.exp(torch.tensor(2.5, dtype=torch.float64))
+        shown, ground = [], []
+        for image in range(2):
+            for patch in range(4):
+                patch_vector = unit(vectors[image, 1 + patch])
+                logits = torch.stack([scale * patch_vector @ phrase for phrase in phrases])
+                category = int(categories[image, patch])
+                right = 2 if category < 0 else category
+                (ground if category < 0 else shown).append(-logits.log_softmax(0)[right])
+        expected = sum(shown) / len(shown) + 0.3 * sum(ground) / len(ground)
+        captions = [text_vector(texts, row) for row in range(2)]
+        both = torch.stack(
+            [torch.stack([unit(vectors[i, 0]) @ captions[j] for j in range(2)]) for i in range(2)]
+        )
+        both = both * clip.logit_scale.exp()
+        rows = -(both.log_softmax(1)[0, 0] + both.log_softmax(1)[1, 1]) / 2
+        columns = -(both.log_softmax(0)[0, 0] + both.log_softmax(0)[1, 1]) / 2
+        expected = expected + 0.25 * (rows + columns) / 2
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
+
+
+def weights(folder):
+    return CLIPModel.from_pretrained(folder).state_dict()
+
+
+@pytest.fixture(scope="module")
+def whole(world, captions, tmp_path_factory):
+    output = tmp_path_factory.mktemp("run") / "clip"
+    regions = regions_of(world, captions)
+    return train_clip(
+        captions, output, recipe=TINY, regions=regions, answered=asked(captions), seed=4
+    )
+
+
+class TestRun:
+    def test_the_folder_is_one_that_transformers_reads(self, whole, captions):
+        tokenizer = AutoTokenizer.from_pretrained(whole)
+        assert "why" in tokenizer.decode(tokenizer("why?")["input_ids"])
+        found = measure_clip(whole, captions)
+        assert set(found) == {"image_to_text", "text_to_image", "among_siblings"}
+        assert json.loads((whole / "training.json").read_text())["seed"] == 4
+
+    def test_a_run_that_was_stopped_ends_with_the_same_weights(
+        self, whole, world, captions, tmp_path, monkeypatch
+    ):
+        steps = TINY.samples // TINY.batch_size
+        often = replace(TINY, checkpoint_minutes=0.0)
+        regions = regions_of(world, captions)
+        seen = []
+
+        def stop_in_the_middle(self, position, original=training._Rows.__getitem__):
+            seen.append(position)
+            if len(seen) == TINY.batch_size * (steps // 2) + 1:
+                raise KeyboardInterrupt
+            return original(self, position)
+
+        output = tmp_path / "clip"
+        with monkeypatch.context() as patched:
+            patched.setattr(training._Rows, "__getitem__", stop_in_the_middle)
+            with pytest.raises(KeyboardInterrupt):
+                train_clip(
+                    captions,
+                    output,
+                    recipe=often,
+                    regions=regions,
+                    answered=asked(captions),
+                    seed=4,
+                )
+        assert last_checkpoint(output / "checkpoints") is not None
+        assert not (output / "model.safetensors").exists()
+        train_clip(
+            captions, output, recipe=often, regions=regions, answered=asked(captions), seed=4
+        )
+        again, first = weights(output), weights(whole)
+        assert all(torch.equal(again[name], first[name]) for name in first)
+
+    def test_another_seed_gives_other_weights(self, whole, world, captions, tmp_path):
+        regions = regions_of(world, captions)
+        other = train_clip(captions, tmp_path / "o", recipe=TINY, regions=regions, seed=5)
+        assert not torch.equal(
+            weights(other)["visual_projection.weight"], weights(whole)["visual_projection.weight"]
+        )
+
+    def test_without_regions_it_is_image_text_contrast_alone(self, captions, tmp_path):
+        output = train_clip(captions, tmp_path / "clip", recipe=TINY)
+        assert (output / "model.safetensors").is_file()
+
+    def test_too_few_pictures_are_refused(self, captions, tmp_path):
+        with pytest.raises(InputError, match="do not fill a batch"):
+            train_clip(captions[:4], tmp_path, recipe=TINY)
