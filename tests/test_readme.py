@@ -12,7 +12,8 @@ from tiny_folders import Folders, make_image, make_tokenizer, save
 from typer.testing import CliRunner
 
 import relmap
-from relmap.cli import REGISTRIES, app
+from relmap.cli import app
+from relmap.cli.listing import REGISTRIES
 from relmap.methods import METHODS
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -112,6 +112,8 @@ def _model(network: nn.Module, name: str, parts: Parts) -> Model:
 def _config(name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
+    import relmap.clipmapper  # noqa: F401  (from here on the Auto classes know its classes)
+
     if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise InputError(
             f"The folder {name!r} holds no config.json: give a folder that save_pretrained wrote."
@@ -148,6 +150,12 @@ def _class(config: Any, trust_remote_code: bool) -> Any:
         found = getattr(transformers, name, None)
         if isinstance(found, type) and issubclass(found, nn.Module):
             return found
+    for task in _TASKS:  # a class that was registered from outside is found by its name as well
+        registered = getattr(transformers, f"AutoModelFor{task}")._model_mapping
+        known = registered.get(type(config), ())
+        for one in known if isinstance(known, tuple | list) else (known,):
+            if one.__name__ in names:
+                return one
     for task in _TASKS:
         auto = getattr(transformers, f"AutoModelFor{task}")
         # BERT's family can write from left to right as well, but is seldom meant to.
