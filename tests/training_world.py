@@ -75,7 +75,7 @@ def write_recipe(path: Path, task: str, **changes: object) -> Path:
     lines = "\n".join(f"{key} = {json.dumps(value)}" for key, value in training.items())
     path.write_text(
         f'task = "{task}"\nabout = "A test."\n[model]\nhidden_size = 16\nnum_attention_heads = 2\n'
-        "num_hidden_layers = 1\n"
+        "num_hidden_layers = 1\ninitializer_range = 0.2\n"
         f"[data]\n{data}\n[training]\n{lines}\n{more}\n",
         encoding="utf-8",
     )

@@ -20,8 +20,8 @@ def describe_scene(scene: Scene, random: np.random.Generator) -> list[str]:
     """Five captions: things from left to right, from top to bottom, with their number or ground.
 
     Example:
-        >>> star = Thing("red", "star", "small", 30, 50, 10, 0)
-        >>> circle = Thing("blue", "circle", "large", 80, 50, 18, 0)
+        >>> star = Thing("red", "star", "small", 30.0, 50.0, 10.0, 0.0)
+        >>> circle = Thing("blue", "circle", "large", 80.0, 50.0, 18.0, 0.0)
         >>> scene = Scene((star, circle), "plain", 0)
         >>> describe_scene(scene, np.random.default_rng(0))[0]
         'a small red star and a large blue circle'

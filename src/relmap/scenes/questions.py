@@ -58,7 +58,7 @@ def ask(
         >>> random = np.random.default_rng(1)
         >>> question = ask(sample_siblings(random, held_out=False)[0], "exists", random, Counter())
         >>> question.text, question.answer
-        ('is there a small purple circle?', 'yes')
+        ('is there an orange circle?', 'yes')
     """
     best: tuple[float, Query, Found] | None = None
     for query in KINDS[kind](scene, random):
