@@ -47,7 +47,8 @@ def draw_masks(scene: Scene) -> Bool[np.ndarray, "things 112 112"]:
     """For every thing, the pixels that it covers.
 
     Example:
-        >>> draw_masks(Scene((Thing("red", "circle", "small", 50.0, 50.0, 10.0, 0.0),), "plain", 0)).sum()
+        >>> thing = Thing("red", "circle", "small", 50.0, 50.0, 10.0, 0.0)
+        >>> draw_masks(Scene((thing,), "plain", 0)).sum()
         np.int64(277)
     """
     masks = np.zeros((len(scene.things), SIDE, SIDE), dtype=bool)
