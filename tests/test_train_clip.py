@@ -182,6 +182,32 @@ def test_losses_by_hand(tokenizer):
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-9)
 
 
+def test_of_recoloured_pictures_nothing_is_asked_that_speaks_of_colour(tokenizer):
+    torch.manual_seed(1)
+    clip = training._new_clip(TINY, tokenizer).double().eval()
+
+    def table(texts, numbers, colours):
+        tokens = tokenizer(texts, padding=True, return_tensors="pt")
+        kept = {key: tokens[key] for key in ("input_ids", "attention_mask")}
+        return PhraseTable(kept, torch.tensor(numbers), None, colours)
+
+    # categories: red star, blue star, red circle
+    colour = table(["red", "blue"], [0, 1, 0], True)
+    shape = table(["star", "circle"], [0, 0, 1], False)
+    model = Contrast(clip, [colour, shape]).double()
+    model.share = 0.0
+    pixels = torch.randn(2, 3, 16, 16, dtype=torch.float64)
+    recoloured = torch.tensor([True, False])
+
+    def loss(first, second):
+        categories = torch.tensor([[first] * 4, [second] * 4])
+        return model(pixels, categories, recoloured=recoloured)["loss"].item()
+
+    assert loss(0, 0) == loss(1, 0)  # another colour of the recoloured picture
+    assert loss(0, 0) != loss(0, 1)  # of the other one
+    assert loss(0, 0) != loss(2, 0)  # another shape is noticed in both
+
+
 def weights(folder):
     return CLIPModel.from_pretrained(folder).state_dict()
 

@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,9 @@ class ClipRecipe:
         pair_share: Weight of the image-text contrast at the end; it grows over `ramp` of the rest.
         questions: Share of pairs whose text is a question with its answer, where there are any: the
             text encoder must know the words that will be asked with.
+        recoloured: Share of pictures whose channels change places. Of these only what does not
+            speak of colour is asked, so that a shape is known in colours that it was never seen in.
+        colour_word: The place of the colour in a category's name; None, and nothing is recoloured.
         siblings: Neighbouring pictures that stay together in a batch, as hard negatives.
         equal_texts: Count a text as right for all pictures of the batch that have an equal one;
             for data with few different captions.
@@ -54,6 +58,8 @@ class ClipRecipe:
     pair_share: float = 0.5
     ramp: float = 0.3
     questions: float = 0.3
+    recoloured: float = 0.3
+    colour_word: int | None = 1
     siblings: int = 4
     equal_texts: bool = False
     side: int = 56
@@ -100,7 +106,9 @@ def train_clip(
     processor = _image_processor(recipe.side)
     pixels = Pixels.read([one.image for one in captions], processor, output / "pixels")
     clip = _new_clip(recipe, tokenizer)
-    model = Contrast(clip, _phrase_tables(regions, tokenizer), equal_texts=recipe.equal_texts)
+    model = Contrast(
+        clip, _phrase_tables(regions, tokenizer, recipe.colour_word), equal_texts=recipe.equal_texts
+    )
     rows = _Rows(captions, answered, regions, recipe, seed)
     trainer = _trainer(model, rows, _Batch(pixels, tokenizer), recipe, output / "checkpoints", seed)
     trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints"))
@@ -167,6 +175,9 @@ def _encode_images(clip: Any, pixels: Pixels) -> tuple[Any, Any]:
     return torch.cat(images), torch.cat(patches)
 
 
+_ORDERS = tuple(list(order) for order in permutations(range(3)) if order != (0, 1, 2))
+
+
 class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
     """Position in training -> picture, caption, regions: a pure function of seed and position."""
 
@@ -181,6 +192,7 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
         self.captions = captions
         self.answered = [answered.get(one.image_id, ()) for one in captions]
         self.questions = recipe.questions
+        self.recoloured = 0.0 if recipe.colour_word is None else recipe.recoloured
         self.regions = regions
         self.siblings = recipe.siblings
         self.seed = seed
@@ -205,6 +217,8 @@ class _Rows(torch.utils.data.Dataset[dict[str, Any]]):
         found: dict[str, Any] = {"row": row, "text": texts[int(random.integers(len(texts)))]}
         if self.regions is not None:
             found["categories"] = self.regions.categories[row]
+            if random.random() < self.recoloured:
+                found["channels"] = _ORDERS[int(random.integers(len(_ORDERS)))]
         return found
 
 
@@ -226,6 +240,10 @@ class _Batch:
         if "categories" in rows[0]:
             categories = np.stack([row["categories"] for row in rows])
             batch["categories"] = torch.from_numpy(categories.astype(np.int64))
+            for place, row in enumerate(rows):
+                if "channels" in row:
+                    batch["pixel_values"][place] = batch["pixel_values"][place, row["channels"]]
+            batch["recoloured"] = torch.tensor(["channels" in row for row in rows])
         return batch
 
 
@@ -316,9 +334,11 @@ def _save_processor(image_processor: Any, tokenizer: Any, output: Path) -> None:
     CLIPProcessor(image_processor=image_processor, tokenizer=tokenizer).save_pretrained(output)
 
 
-def _phrase_tables(regions: Regions | None, tokenizer: Any) -> list[PhraseTable]:
+def _phrase_tables(
+    regions: Regions | None, tokenizer: Any, colour_word: int | None
+) -> list[PhraseTable]:
     tables = []
-    for texts, of_category in () if regions is None else regions.tables:
+    for number, (texts, of_category) in enumerate(() if regions is None else regions.tables):
         tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
         names = ("input_ids", "attention_mask")
         tables.append(
@@ -326,6 +346,7 @@ def _phrase_tables(regions: Regions | None, tokenizer: Any) -> list[PhraseTable]
                 tokens={name: tokens[name] for name in names},
                 of_category=torch.from_numpy(of_category),
                 ground=texts.index(GROUND) if GROUND in texts else None,
+                colours=colour_word is not None and number in (0, 1 + colour_word),
             )
         )
     return tables

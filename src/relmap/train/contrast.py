@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -28,12 +28,14 @@ _GROUND_WEIGHT = 0.3  # the ground is most of a picture, and easy
 class PhraseTable:
     """Texts that patches are compared with: tokens, and the text's number for every category.
 
-    `ground` is the number of the text for the ground, or None where the table has none.
+    `ground` is the number of the text for the ground, or None where the table has none;
+    `colours` says that its texts speak of colour, which a recoloured picture has another of.
     """
 
     tokens: Mapping[str, Tensor]
     of_category: Tensor
     ground: int | None
+    colours: bool = False
 
 
 class Contrast(nn.Module):
@@ -56,15 +58,21 @@ class Contrast(nn.Module):
         categories: Int[Tensor, "batch patches"] | None = None,
         input_ids: Int[Tensor, "batch length"] | None = None,
         attention_mask: Int[Tensor, "batch length"] | None = None,
+        recoloured: Bool[Tensor, " batch"] | None = None,
     ) -> dict[str, Tensor]:
-        """The loss of a batch."""
+        """The loss of a batch; of `recoloured` pictures nothing is asked that speaks of colour."""
         vision = self.clip.vision_model
         hidden = vision.post_layernorm(vision(pixel_values).last_hidden_state)
         image = functional.normalize(self.clip.visual_projection(hidden), dim=-1)
         loss = image.new_zeros(())
         if categories is not None and self.tables:
-            loss = loss + self._regions(image[:, 1:], categories)
+            loss = loss + self._regions(image[:, 1:], categories, recoloured)
         if input_ids is not None and self.share > 0:
+            assert attention_mask is not None
+            if recoloured is not None:  # captions name colours
+                kept = ~recoloured
+                image, input_ids = image[kept], input_ids[kept]
+                attention_mask = attention_mask[kept]
             text = self._text({"input_ids": input_ids, "attention_mask": attention_mask})
             loss = loss + self.share * self._pairs(
                 image[:, 0], text, input_ids if self.equal_texts else None
@@ -72,6 +80,8 @@ class Contrast(nn.Module):
         return {"loss": loss}
 
     def _text(self, tokens: Mapping[str, Any]) -> Float[Tensor, "texts width"]:
+        device = self.region_scale.device
+        tokens = {name: value.to(device) for name, value in tokens.items()}
         pooled = self.clip.text_model(**tokens).pooler_output
         return functional.normalize(self.clip.text_projection(pooled), dim=-1)
 
@@ -79,13 +89,16 @@ class Contrast(nn.Module):
         self,
         patches: Float[Tensor, "batch patches width"],
         categories: Int[Tensor, "batch patches"],
+        recoloured: Bool[Tensor, " batch"] | None,
     ) -> Float[Tensor, ""]:
-        shown = categories >= 0
         scale = self.region_scale.exp()
         total = patches.new_zeros(())
         for table in self.tables:
-            logits = scale * patches @ self._text(table.tokens).T
-            right = table.of_category[categories.clamp(min=0)]
+            skip = recoloured is not None and table.colours
+            seen = ~recoloured if skip and recoloured is not None else slice(None)
+            logits = scale * patches[seen] @ self._text(table.tokens).T
+            shown = categories[seen] >= 0
+            right = table.of_category.to(patches.device)[categories[seen].clamp(min=0)]
             total = total + functional.cross_entropy(logits[shown], right[shown])
             if table.ground is not None:
                 ground = torch.full_like(right[~shown], table.ground)
