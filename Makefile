@@ -1,7 +1,7 @@
 # Each of these does everything on a fresh machine: makes its environment, installs, runs.
-#   make demo MODEL=<hub id or folder> IMAGE=<picture>   explain one picture
-#   make check                                           format, lint, types
-#   make test                                            the tests, in three environments
+#   make demo    the shipped model answers questions about pictures and says why
+#   make check   format, lint, types
+#   make test    the tests, in three environments
 PYTHON ?= python3
 PYTEST_ARGS ?=
 INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
@@ -17,13 +17,7 @@ VISION_EXTRAS = timm,openclip
 .DELETE_ON_ERROR:
 
 demo: .venv/demo/.installed
-ifneq ($(and $(MODEL),$(IMAGE)),)
-	@mkdir -p relmap-demo
-	HF_HUB_OFFLINE=1 .venv/demo/bin/relmap explain --model "$(MODEL)" --image "$(IMAGE)" \
-		--output relmap-demo/explanation.png
-else
-	@echo "Give a model and a picture: make demo MODEL=<local folder or cached hub id> IMAGE=<picture>."
-endif
+	$(RUN) .venv/demo/bin/relmap demo --output relmap-demo
 
 check: .venv/main/.installed
 	.venv/main/bin/ruff format --check .

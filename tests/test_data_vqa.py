@@ -13,7 +13,7 @@ from relmap.answers import (
     read_vocabulary,
     soft_targets,
 )
-from relmap.data import DATA
+from relmap.data import DATA, files_of, images_by_number
 from relmap.data.easy_vqa import easy_vqa
 from relmap.data.vqa_v2 import vqa_v2
 from relmap.errors import InputError
@@ -326,3 +326,57 @@ class TestEasyVqa:
             assert {answer for question in found for answer in question.answers} <= known
             assert {question.kind for question in found} == {"yes/no", "shape", "color"}
             assert found[0].open_image().size == (64, 64)
+
+
+class TestPicturesByNumber:
+    def test_two_of_a_number_are_refused(self, vqa):
+        draw(vqa / "train2014" / "9.png")
+        with pytest.raises(
+            InputError, match=r"1 numbers have several .*: 9\.png and COCO_train2014_0+9\.jpg$"
+        ):
+            vqa_v2(vqa)
+
+    def test_those_that_nobody_asks_for_do_not_matter(self, vqa):
+        for name in ("5.png", "05.png"):
+            draw(vqa / "train2014" / name)
+        assert len(vqa_v2(vqa)) == 3
+
+    def test_the_first_folder_decides(self, tmp_path):
+        for place in ("one", "two"):
+            (tmp_path / place).mkdir()
+            draw(tmp_path / place / "1.png")
+        draw(tmp_path / "two" / "01.jpg")
+        draw(tmp_path / "one" / "x2.png")
+        folders = [tmp_path / "one", tmp_path / "two"]
+        assert images_by_number(folders, {1, 2}) == {
+            1: folders[0] / "1.png",
+            2: folders[0] / "x2.png",
+        }
+        with pytest.raises(InputError, match=r"several pictures in .*two"):
+            images_by_number(folders[::-1], {1})
+
+
+class TestFiles:
+    def test_formats_say_what_they_read(self, vqa, tmp_path):
+        assert [file.name for file in files_of("vqa-v2", vqa, "train")] == [QUESTIONS, ANNOTATIONS]
+        assert files_of("vqa-v2", vqa, "val") == []
+        assert files_of("coco-captions", vqa, "train") == []
+        assert files_of("image-folder", vqa, "train") == []
+        with pytest.raises(InputError, match="there is no folder"):
+            files_of("vqa-v2", tmp_path / "none", "train")
+        with pytest.raises(InputError, match="data format"):
+            files_of("vqa-v7", vqa, "train")
+
+    def test_a_karpathy_file_has_the_splits_it_speaks_of(self, tmp_path):
+        file = tmp_path / "dataset_coco.json"
+        file.write_text('{"images": [{"split": "restval"}, {"split":"test"}]}')
+        found = {split: files_of("karpathy", tmp_path, split) for split in ("train", "val", "test")}
+        assert found == {"train": [file], "val": [], "test": [file]}
+
+    def test_easy_vqa_has_one_file_a_split(self, tmp_path):
+        (tmp_path / "train").mkdir()
+        assert files_of("easy-vqa", tmp_path, "train") == []
+        (tmp_path / "train" / "questions.json").write_text("[]")
+        for form in ("easy-vqa", "easy-vqa-captions"):
+            assert files_of(form, tmp_path, "train") == [tmp_path / "train" / "questions.json"]
+            assert files_of(form, tmp_path, "test") == []

@@ -2,6 +2,9 @@
 
 import importlib.util
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -88,6 +91,54 @@ def test_the_command_prints_and_writes(folders, tmp_path):
     assert "evidence" in found.output
     if importlib.util.find_spec("matplotlib") is not None:
         assert len(list(output.glob("*.png"))) == 2
+
+
+def test_an_output_that_is_a_file_is_one_sentence(folders, tmp_path):
+    pytest.importorskip("matplotlib")
+    (tmp_path / "notes").write_text("kept")
+    for output in (tmp_path / "notes", tmp_path / "notes" / "below"):
+        arguments = ["demo", "--model", str(folders / "a-vqa"), "--output", str(output)]
+        found = CliRunner().invoke(app, arguments)
+        assert found.exit_code == 2
+        assert found.output.startswith("error: no pictures can be written into")
+        assert found.output.count("\n") == 1
+    assert (tmp_path / "notes").read_text() == "kept"
+
+
+def test_a_question_needs_its_picture_and_the_reverse(folders):
+    model = relmap.load(folders / "a-vqa")
+    scene = next(demo_scenes(1))
+    with pytest.raises(InputError, match=r"on text= alone: give image= as well"):
+        relmap.explain(model, text=scene.question.text)
+    with pytest.raises(InputError, match=r"on image= alone: give text= as well"):
+        relmap.explain(model, image=scene.picture)
+    with pytest.raises(InputError, match=r"on text= alone: give image= as well"):
+        model.prepare(text=["is it red?", "is it a star?"])
+    writer = relmap.load(folders / "a-captions")
+    with pytest.raises(InputError, match="give image= as well"):
+        writer.prepare(text="a red")
+    assert "input_ids" in writer.prepare(image=scene.picture), "a caption begins by itself"
+
+
+def test_a_question_that_is_too_long_is_refused(folders):
+    model = relmap.load(folders / "a-vqa")
+    scene = next(demo_scenes(1))
+    with pytest.raises(InputError, match="tokens, but the model takes at most 24"):
+        relmap.explain(model, image=scene.picture, text="is it a star? " * 20)
+    given = model.prepare(image=scene.picture, text="is it red?")
+    given |= {name: given[name].repeat(1, 9) for name in ("input_ids", "attention_mask")}
+    with pytest.raises(InputError, match="tokens, but the model takes at most 24"):
+        relmap.explain(model.network, **given)
+
+
+def test_make_demo_asks_for_nothing():
+    root = Path(__file__).parents[1]
+    if shutil.which("make") is None or not (root / "Makefile").is_file():
+        pytest.skip("make or the Makefile is not here")
+    shown = subprocess.run(
+        ["make", "-n", "demo"], cwd=root, capture_output=True, check=True, text=True
+    )
+    assert shown.stdout.splitlines()[-1].endswith("relmap demo --output relmap-demo")
 
 
 def test_a_model_without_answers_is_refused(folders):

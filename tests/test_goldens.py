@@ -8,7 +8,7 @@ throughout (transformers casts some softmaxes of eager ViT and CLIP to float32).
 import pytest
 import torch
 import transformers
-from goldens import FAMILIES, find_cases, read_case
+from goldens import FAMILIES, by_relevance, find_cases, read_case
 
 NEEDS = (5, 23)
 CASTS_SOFTMAX = {("vit", "eager"), ("clip", "eager")}
@@ -20,6 +20,17 @@ RUNS = [
     for implementation in implementations
     for dtype in (torch.float32, torch.float64)
 ]
+
+
+def _in_double(family, name):
+    """How near float64 comes to the authors.
+
+    Relevance divides by numbers moved away from zero by 1e-9, the authors before and relmap after
+    a factor or a sum, which is seen at 1e-7; DETR's code scales its queries before their product.
+    """
+    if not by_relevance(name):
+        return FLOAT64
+    return 1e-5 if family == "detr" else 1e-6
 
 
 @pytest.mark.parametrize(("family", "implementation", "dtype"), RUNS)
@@ -37,6 +48,6 @@ def test_equal_to_the_authors(shared, family, implementation, dtype):
         assert len(comparisons) >= 7
         wrong = [
             one for one in comparisons
-            if not one.error <= (FLOAT64 if exact else one.tolerance)
+            if not one.error <= (_in_double(family, one.name) if exact else one.tolerance)
         ]  # fmt: skip
         assert wrong == []

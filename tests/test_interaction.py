@@ -179,7 +179,7 @@ def test_two_of_three_sources_are_named():
 
 def test_what_cannot_be_is_refused():
     case = cases.by_hand(mappers.JointMapper, True, True)
-    with pytest.raises(relmap.InputError, match="choose one of genatt, rollout, wra"):
+    with pytest.raises(relmap.InputError, match="choose one of genatt, rollout, tokentm, wra"):
         explained(case, method="attgrad")
     with pytest.raises(relmap.InputError, match="blocks='half' is not one of"):
         explained(case, blocks="half")

@@ -103,6 +103,18 @@ class TestFeeding:
         with pytest.raises(InputError, match="at most 8"):
             model.prepare(image=make_image(), text="a cat " * 6)
 
+    def test_a_kind_that_is_missing_is_asked_for(self, folders):
+        model = load(folders("clip"))
+        with pytest.raises(
+            InputError, match=r"CLIPModel cannot be run on text= alone: give image= as well\. \(It"
+        ):
+            model.prepare(text=["a cat", "the dog"])
+        with pytest.raises(InputError, match="image= alone: give text= as well"):
+            model.prepare(image=make_image())
+        with pytest.raises(InputError, match="give image= as well"):
+            load(folders("vilt")).prepare(text="what is this")
+        assert "input_ids" in load(folders("llava")).prepare(text="what is this"), "it may be alone"
+
     def test_a_text_of_fixed_length(self, folders, tmp_path):
         folder = shutil.copytree(folders("clip"), tmp_path / "fixed")
         model = load(folder)

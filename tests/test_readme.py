@@ -12,6 +12,7 @@ from tiny_folders import Folders, make_image, make_tokenizer, save
 from typer.testing import CliRunner
 
 import relmap
+from relmap.backwards import BACKWARDS
 from relmap.cli import app
 from relmap.cli.listing import REGISTRIES
 from relmap.methods import METHODS
@@ -72,12 +73,13 @@ def tables():
 
 def test_the_table_of_methods_is_up_to_date():
     assert tables()["with_table"](README) == README, "run: python docs/tables.py methods"
-    assert all(f"| `{name}` |" in README for name in METHODS.names())
+    assert all(f"`{name}`" in README for name in [*METHODS.names(), *BACKWARDS.names()])
 
 
 def test_every_list_command_prints_every_name():
-    kinds = re.findall(r"`relmap list\s+(\w+)`", README)
-    assert set(kinds) == {"methods", "models", "targets"} <= REGISTRIES.keys()
+    found = re.findall(r"`relmap list\s+([\w|]+)`", README)
+    kinds = dict.fromkeys(kind for one in found for kind in one.split("|"))
+    assert set(kinds) == {"methods", "backwards", "models", "targets"} <= REGISTRIES.keys()
     for kind in kinds:
         result = CliRunner().invoke(app, ["list", kind])
         assert result.exit_code == 0

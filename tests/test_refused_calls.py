@@ -9,7 +9,15 @@ import warnings
 import pytest
 import torch
 from architectures import Built, build
-from reference.contract import CLASSIFIERS, METHOD_NAMES, explained, methods, shared, usual
+from reference.contract import (
+    CLASSIFIERS,
+    METHOD_NAMES,
+    explained,
+    methods,
+    methods_on,
+    shared,
+    usual,
+)
 from torch import Tensor, nn
 
 import relmap
@@ -56,7 +64,7 @@ def test_inputs_that_are_not_finite_are_refused(value):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@methods
+@methods_on("ViT")
 def test_weights_that_are_not_finite_are_refused(method, value):
     built = build("ViT")
     with torch.no_grad():
@@ -173,7 +181,7 @@ def test_a_target_that_reads_no_output_is_refused():
         explained(built, "genatt", target=lambda output: torch.zeros(2, requires_grad=True))
 
 
-@methods
+@methods_on("ViT")
 def test_a_compiled_network_is_explained_alike_or_refused(method):
     built = shared("ViT")
     wanted = usual("ViT", method)

@@ -210,6 +210,10 @@ class TestClipScore:
         found = scorer.score(images, captions, references)
         likeness = [scorer.embed_texts(texts) for texts in references]
         torch.testing.assert_close(found, ref_clip_score(seen, said, likeness))
+        both = scorer.score_both(images, captions, references)
+        assert list(both) == ["clip-score", "ref-clip-score"]
+        assert torch.equal(both["clip-score"], clip_score(seen, said))
+        assert torch.equal(both["ref-clip-score"], found)
 
     def test_the_prompt_matters_and_long_texts_are_cut(self, scorer):
         plain = ClipScorer(scorer.model, scorer.processor, prompt="")

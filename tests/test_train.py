@@ -92,6 +92,7 @@ def test_a_run_learns_and_says_what_it_did(run, world):
         "yes",
         "no",
     }
+    assert "Accuracy: VQA accuracy as visualqa.org/evaluation defines it" in card
     again = train_vqa(replace(run, samples=640))
     assert again == results, "a finished run is not run again"
     with pytest.raises(InputError, match="another seed"):
@@ -259,6 +260,7 @@ def test_the_prior_is_where_a_model_starts(run, tmp_path, loss):
         ({"device": "tpu"}, "'cpu' or 'cuda'"),
         ({"clip": "no/such/folder/here"}, "no CLIPmapper can be built"),
         ({"samples": 0}, "must be above 0"),
+        ({"samples": -8}, "must be above 0, not -8"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(run, change, message):
@@ -270,12 +272,12 @@ def test_a_format_of_another_task_is_refused(run, tmp_path):
     with pytest.raises(InputError, match="'coco-captions' is not one of questions"):
         train_vqa(replace(run, format="coco-captions"))
     recipe = write_recipe(tmp_path / "captions.toml", "captions")
-    captions = replace(run, recipe=str(recipe), output=tmp_path / "captions")
+    writing = replace(run, recipe=str(recipe), output=tmp_path / "captions")
     with pytest.raises(InputError, match="'vqa-v2' is not one of captions"):
-        train_captions(replace(captions, format="vqa-v2"))
+        train_captions(replace(writing, format="vqa-v2"))
     unknown = write_recipe(tmp_path / "unknown.toml", "captions", scores=["cidr"])
     with pytest.raises(InputError, match="Did you mean 'cider'"):
-        train_captions(replace(captions, recipe=str(unknown), output=tmp_path / "unknown"))
+        train_captions(replace(writing, recipe=str(unknown), output=tmp_path / "unknown"))
     assert not (tmp_path / "unknown").exists(), "before anything is computed"
 
 

@@ -1,43 +1,28 @@
 """The small CLIP: its tokenizer, its teacher, its losses by hand, and a run that was stopped."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
+from training_world import TINY_CLIP
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from relmap.data.coco_captions import coco_captions
 from relmap.errors import InputError
 from relmap.scenes import world_texts, write_scenes
 from relmap.train import clip as training
-from relmap.train.clip import ClipRecipe, measure_clip, train_clip
+from relmap.train.clip import train_clip
+from relmap.train.clip_card import measure_clip
 from relmap.train.contrast import Contrast, PhraseTable
 from relmap.train.regions import GROUND, read_regions
-from relmap.train.steady import last_checkpoint
+from relmap.train.run import last_checkpoint
 from relmap.train.tokenizer import END, START, train_tokenizer
 
 
 def asked(captions):
     return {one.image_id: ["why? because"] for one in captions}
-
-
-TINY = ClipRecipe(
-    samples=48,
-    batch_size=8,
-    warmup_steps=2,
-    alone=0.5,
-    side=16,
-    patch=8,
-    width=16,
-    layers=1,
-    text_width=16,
-    text_layers=1,
-    projection=8,
-    heads=2,
-    vocabulary=300,
-)
 
 
 @pytest.fixture(scope="module")
@@ -135,7 +120,7 @@ class TestRegions:
 
 def test_losses_by_hand(tokenizer):
     torch.manual_seed(0)
-    clip = training._new_clip(TINY, tokenizer).double().eval()
+    clip = training._new_clip(TINY_CLIP, tokenizer).double().eval()
     names = tokenizer(["red", "blue", GROUND], padding=True, return_tensors="pt")
     table = PhraseTable(
         tokens={key: names[key] for key in ("input_ids", "attention_mask")},
@@ -184,7 +169,7 @@ def test_losses_by_hand(tokenizer):
 
 def test_of_recoloured_pictures_nothing_is_asked_that_speaks_of_colour(tokenizer):
     torch.manual_seed(1)
-    clip = training._new_clip(TINY, tokenizer).double().eval()
+    clip = training._new_clip(TINY_CLIP, tokenizer).double().eval()
 
     def table(texts, numbers, colours):
         tokens = tokenizer(texts, padding=True, return_tensors="pt")
@@ -217,7 +202,7 @@ def whole(world, captions, tmp_path_factory):
     output = tmp_path_factory.mktemp("run") / "clip"
     regions = regions_of(world, captions)
     return train_clip(
-        captions, output, recipe=TINY, regions=regions, answered=asked(captions), seed=4
+        captions, output, recipe=TINY_CLIP, regions=regions, answered=asked(captions), seed=4
     )
 
 
@@ -232,14 +217,14 @@ class TestRun:
     def test_a_run_that_was_stopped_ends_with_the_same_weights(
         self, whole, world, captions, tmp_path, monkeypatch
     ):
-        steps = TINY.samples // TINY.batch_size
-        often = replace(TINY, checkpoint_minutes=0.0)
+        steps = TINY_CLIP.samples // TINY_CLIP.batch_size
+        often = replace(TINY_CLIP, checkpoint_minutes=0.0)
         regions = regions_of(world, captions)
         seen = []
 
         def stop_in_the_middle(self, position, original=training._Rows.__getitem__):
             seen.append(position)
-            if len(seen) == TINY.batch_size * (steps // 2) + 1:
+            if len(seen) == TINY_CLIP.batch_size * (steps // 2) + 1:
                 raise KeyboardInterrupt
             return original(self, position)
 
@@ -255,25 +240,73 @@ class TestRun:
                     answered=asked(captions),
                     seed=4,
                 )
-        assert last_checkpoint(output / "checkpoints") is not None
+        stopped = last_checkpoint(output)
+        assert stopped is not None
         assert not (output / "model.safetensors").exists()
+        mark = stopped / "complete.json"
+        about = json.loads(mark.read_text())
+        assert 0 < about["minutes"] < 10
+        mark.write_text(json.dumps(about | {"minutes": 90.0}))
+        with (output / "log.jsonl").open("a") as log:
+            log.write('{"step": 5, "loss": 1.0}\n{"step"')  # beyond the checkpoint
+        with pytest.raises(InputError, match="another seed, captions"):
+            train_clip(captions[::-1], output, recipe=often, regions=regions,
+                       answered=asked(captions), seed=5)  # fmt: skip
         train_clip(
             captions, output, recipe=often, regions=regions, answered=asked(captions), seed=4
         )
         again, first = weights(output), weights(whole)
         assert all(torch.equal(again[name], first[name]) for name in first)
+        minutes = json.loads((output / "training.json").read_text())["minutes"]
+        assert 90 < minutes < 100, "those of both parts"
+        assert "5" not in (output / "log.jsonl").read_text()
+
+    def test_nothing_but_the_model_stays(self, whole):
+        assert not {"checkpoints", "pixels"} & {path.name for path in whole.iterdir()}
+
+    def test_a_finished_run_is_not_run_again(self, whole, world, captions, monkeypatch):
+        monkeypatch.setattr(training, "train_steadily", None)
+        given = {"regions": regions_of(world, captions), "answered": asked(captions), "seed": 4}
+        assert train_clip(captions, whole, recipe=TINY_CLIP, **given) == whole
+        with pytest.raises(InputError, match=r"another recipe \(learning_rate\)"):
+            train_clip(captions, whole, recipe=replace(TINY_CLIP, learning_rate=1.0), **given)
+        with pytest.raises(InputError, match="another captions: choose another"):
+            train_clip(captions[::-1], whole, recipe=TINY_CLIP, **given)
+        with pytest.raises(InputError, match="another questions, regions"):
+            train_clip(captions, whole, recipe=TINY_CLIP, seed=4)
 
     def test_another_seed_gives_other_weights(self, whole, world, captions, tmp_path):
         regions = regions_of(world, captions)
-        other = train_clip(captions, tmp_path / "o", recipe=TINY, regions=regions, seed=5)
+        other = train_clip(captions, tmp_path / "o", recipe=TINY_CLIP, regions=regions, seed=5)
         assert not torch.equal(
             weights(other)["visual_projection.weight"], weights(whole)["visual_projection.weight"]
         )
 
     def test_without_regions_it_is_image_text_contrast_alone(self, captions, tmp_path):
-        output = train_clip(captions, tmp_path / "clip", recipe=TINY)
+        output = train_clip(captions, tmp_path / "clip", recipe=TINY_CLIP)
         assert (output / "model.safetensors").is_file()
 
     def test_too_few_pictures_are_refused(self, captions, tmp_path):
         with pytest.raises(InputError, match="do not fill a batch"):
-            train_clip(captions[:4], tmp_path, recipe=TINY)
+            train_clip(captions[:4], tmp_path, recipe=TINY_CLIP)
+
+    def test_texts_beyond_clips_places_are_cut_and_told(self, captions, tmp_path, capsys):
+        long = [replace(one, captions=("star " * 99,)) for one in captions]
+        output = train_clip(long, tmp_path / "clip", recipe=TINY_CLIP)
+        assert "1 of 1 texts are cut to the 77 tokens" in " ".join(capsys.readouterr().err.split())
+        assert measure_clip(output, long[:4])["text_to_image"] >= 0
+
+    def test_a_length_below_one_is_refused(self):
+        for samples in (0, -5):
+            with pytest.raises(InputError, match=f"samples must be above 0, not {samples}"):
+                TINY_CLIP.lasting(samples)
+
+    def test_another_length_has_another_warm_up(self):
+        recipe = replace(TINY_CLIP, samples=1000, warmup_steps=40).lasting(250)
+        assert (recipe.samples, recipe.warmup_steps) == (250, 10)
+
+
+def test_settings_are_json(captions):
+    told = training._settings(captions, asked(captions), None, TINY_CLIP, 3)
+    assert json.loads(json.dumps(told)) == told
+    assert told["recipe"] == asdict(TINY_CLIP)

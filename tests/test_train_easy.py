@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -24,6 +27,7 @@ from relmap.train.clip import ClipRecipe
 from relmap.train.clip_folder import ClipSource, find_source, train_clip_folder
 from relmap.train.contrast import Contrast
 from relmap.train.easy_vqa import train_easy_vqa
+from relmap.train.run import Run
 from relmap.train.tokenizer import train_tokenizer
 
 pytest.importorskip("accelerate")
@@ -199,8 +203,9 @@ class TestClip:
             return output
 
         monkeypatch.setattr(clip_folder, "train_clip", note)
-        train_clip_folder(easy, tmp_path, source=SOURCE, samples=32)
-        assert seen["recipe"] == replace(TINY, samples=32)
+        monkeypatch.setattr(clip_folder, "write_clip_card", lambda *_: {})
+        train_clip_folder(easy, tmp_path / "clip", source=SOURCE, samples=80)
+        assert seen["recipe"] == replace(TINY, samples=80, warmup_steps=1)
         assert seen["answered"][0][:2] == [
             "what color is the shape? red",
             "what is the red shape? circle",
@@ -227,6 +232,53 @@ def whole(easy, recipe, tmp_path_factory):
     return output, train_easy_vqa(easy, output, recipe=recipe, clip=SOURCE)
 
 
+class TestCopies:
+    @pytest.fixture
+    def copied(self, easy, tmp_path):
+        run = Run(data=easy, clip="", mapper="a", recipe="easy-vqa", output=tmp_path)
+        return easy_vqa._copy_data(run, "easy-vqa", tmp_path / "copies"), run
+
+    def pixels(self, folder, number):
+        with Image.open(folder / f"train/images/{number}.png") as picture:
+            return np.asarray(picture.convert("RGB"))
+
+    def test_what_is_said_of_a_picture_is_said_of_its_copies(self, easy, copied):
+        folder, _ = copied
+        function = DATA.get("easy-vqa").function
+        before, after = function(easy), function(folder)
+        assert len(after) == 4 * len(before)
+        for copy in range(4):
+            for old, new in zip(before, after[copy * len(before) :], strict=False):
+                assert new.image_id == old.image_id + 48 * copy
+                assert (new.text, new.answers) == (old.text, old.answers)
+        assert len(function(folder, "test")) == len(function(easy, "test"))
+
+    def test_pictures_stand_as_they_were_or_at_most_a_sixteenth_aside(self, easy, copied):
+        folder, _ = copied
+        moves = set()
+        for number in range(48):
+            old = self.pixels(easy, number)
+            assert np.array_equal(self.pixels(folder, number), old)
+            wider = np.pad(old, ((1, 1), (1, 1), (0, 0)), mode="edge")
+            for copy in (1, 2, 3):
+                new = self.pixels(folder, number + 48 * copy)
+                new = new[:, ::-1] if copy == 2 else new
+                fits = [
+                    (down, right)
+                    for down, right in product(range(3), repeat=2)
+                    if np.array_equal(wider[down : down + 16, right : right + 16], new)
+                ]
+                moves.add(fits[0])
+        assert len(moves) == 9
+
+    def test_they_are_made_once_and_again_if_that_was_interrupted(self, copied):
+        folder, run = copied
+        (marker := folder / "train/images/0.png").write_bytes(b"")
+        assert not easy_vqa._copy_data(run, "easy-vqa", folder).joinpath(marker).read_bytes()
+        (folder / "train/questions.json").unlink()
+        assert easy_vqa._copy_data(run, "easy-vqa", folder).joinpath(marker).read_bytes()
+
+
 class TestRun:
     def test_both_mappers_are_scored(self, whole):
         output, results = whole
@@ -244,6 +296,7 @@ class TestRun:
         shares = [f"{100 * one['accuracy']:.2f} %" for one in results["scores"].values()]
         assert f"| all | {' | '.join(shares)} | 48 |" in card
         assert "answer: yes/no" in card
+        assert "Accuracy: VQA accuracy as visualqa.org/evaluation defines it" in card
 
     def test_the_models_can_be_loaded_and_nothing_else_stays(self, whole):
         output, _ = whole
@@ -268,6 +321,13 @@ class TestRun:
         with pytest.raises(InputError, match="another seed"):
             train_easy_vqa(easy, output, recipe=recipe, clip=SOURCE, seed=1)
 
+    def test_other_data_of_the_same_name_is_refused(self, whole, easy, recipe, tmp_path):
+        copy = shutil.copytree(easy, tmp_path / easy.name)
+        with (copy / "train/questions.json").open("a") as file:
+            file.write("\n")
+        with pytest.raises(InputError, match=r"another data files \(train/questions\.json\)"):
+            train_easy_vqa(copy, whole[0], recipe=recipe, clip=SOURCE)
+
     def test_a_run_that_was_stopped_goes_on(self, whole, easy, recipe, tmp_path, monkeypatch):
         def stop(run, train=easy_vqa.train_vqa):
             if run.mapper == "b":
@@ -279,7 +339,7 @@ class TestRun:
             with pytest.raises(KeyboardInterrupt):
                 train_easy_vqa(easy, tmp_path / "out", recipe=recipe, clip=SOURCE)
         assert not (tmp_path / "out/results.json").exists()
-        monkeypatch.setattr(easy_vqa, "train_clip_folder", None)  # the CLIP is done
+        monkeypatch.setattr(clip_folder, "train_clip", None)  # the CLIP is done
         results = train_easy_vqa(easy, tmp_path / "out", recipe=recipe, clip=SOURCE)
         assert results["scores"] == whole[1]["scores"], "the same seed gives the same models"
         clips = [
@@ -324,5 +384,16 @@ def test_the_clip_of_easy_vqa_can_be_trained_by_command(easy, tmp_path, monkeypa
     words += ["--recipe", "easy-vqa", "--samples", "32"]
     outcome = CliRunner().invoke(cli.app, [str(word) for word in words])
     assert outcome.exit_code == 0, outcome.output
+    assert "image to text" in (tmp_path / "clip/README.md").read_text()
     about = json.loads((tmp_path / "clip/training.json").read_text())
     assert (about["recipe"]["samples"], about["recipe"]["equal_texts"]) == (32, True)
+
+
+@pytest.mark.parametrize("samples", ["0", "-3"])
+@pytest.mark.parametrize("command", ["clip", "easy-vqa"])
+def test_a_length_below_one_is_one_sentence(easy, tmp_path, command, samples):
+    words = ["train", command, "--data", str(easy), "--output", str(tmp_path / "o")]
+    outcome = CliRunner().invoke(cli.app, [*words, "--samples", samples])
+    assert outcome.exit_code == 2
+    assert f"samples must be above 0, not {samples}" in outcome.output
+    assert not (tmp_path / "o").exists()

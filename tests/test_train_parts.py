@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import replace
 
@@ -139,6 +140,23 @@ def test_learning_rates_climb_stay_and_fall(tmp_path):
     assert course.learning_rate(course.steps) == pytest.approx(0.005)
 
 
+@pytest.mark.parametrize("times", [0.25, 2])
+def test_another_length_has_warm_up_and_decay_in_proportion(tmp_path, times):
+    more = (
+        '[[stage]]\nsamples = 320\nwarmup_steps = 8\nschedule = "linear"\ndecay_from = 20\n'
+        "[[stage]]\nsamples = 80\ndecay_from = 0.5"
+    )
+    whole = course_of(tmp_path, more)
+    recipe = read_recipe(tmp_path / "course.toml")
+    other = make_course(recipe, ["colour"] * 9, seed=3, samples=int(400 * times))
+    assert [leg.steps for leg in other.legs] == [40 * times, 10 * times + (times == 0.25) * 0.5]
+    first, second = (leg.stage for leg in other.legs)
+    assert (first.warmup_steps, first.decay_from) == (8 * times, 20 * times)
+    assert second.decay_from == 0.5, "a share stays one"
+    assert other.learning_rate(int(8 * times)) == whole.learning_rate(8) == 0.01
+    assert other.learning_rate(int(24 * times)) == pytest.approx(whole.learning_rate(24))
+
+
 def test_a_kind_that_the_data_lacks_is_named(tmp_path):
     with pytest.raises(InputError, match="'colours', but the data has only colour, exists, side"):
         course_of(tmp_path, '[[stage]]\nsamples = 8\nkinds = ["colours"]')
@@ -210,6 +228,21 @@ def test_other_weights_and_files_are_another_cache(world, tmp_path):
         changed.model.clip.visual_projection.weight.add_(1)
     features.picture_states(paths, other, tmp_path)
     assert len(list(tmp_path.glob("pictures-*/index.json"))) == 3
+
+
+def test_another_format_is_another_cache_and_the_first_stays_as_it_was(
+    world, tmp_path, monkeypatch
+):
+    _, given = encoders(world)
+    texts = ["is it red?"]
+    ids = np.asarray(given.token_ids(texts)[0], dtype=np.int32)
+    parts = (given.weights.encode(), ids.tobytes(), np.cumsum([0, len(ids)]).tobytes())
+    features.text_states(texts, given, tmp_path)
+    key = hashlib.sha256(b"".join(part + b"\0" for part in parts)).hexdigest()[:20]
+    assert (tmp_path / f"texts-{key}").is_dir()
+    monkeypatch.setattr(features, "FORMAT", 2)
+    features.text_states(texts, given, tmp_path)
+    assert len(list(tmp_path.glob("texts-*"))) == 2
 
 
 def test_texts_that_are_cut_are_told(world, tmp_path, capsys):

@@ -11,22 +11,23 @@ from typing import Any
 import pytest
 import torch
 from architectures import Built, build
-from reference.contract import explained, kinds, methods, shared, usual
+from reference.contract import explained, kinds, kinds_and_methods, methods_on, shared, usual
 from torch import Tensor, nn
 
 import relmap
+from relmap.compatibility import default_backward
 from relmap.errors import InputError
+from relmap.methods import METHODS
 
 
-@kinds
-@methods
+@kinds_and_methods
 def test_inference_mode_is_refused(kind, method):
     built = shared(kind)
     with torch.inference_mode(), pytest.raises(InputError, match="inference_mode"):
         explained(built, method)
 
 
-@methods
+@methods_on("ViT")
 def test_inputs_made_in_inference_mode_are_taken_or_refused(method):
     built = shared("ViT")
     with torch.inference_mode():
@@ -97,8 +98,7 @@ def untouched(network: nn.Module, inputs: dict[str, Any]) -> Iterator[None]:
         assert (draws and what == "random numbers") or after[what] == value, f"{what} changed"
 
 
-@kinds
-@methods
+@kinds_and_methods
 def test_the_same_comes_out_again_without_gradients_and_nothing_is_left_behind(kind, method):
     built, wanted = shared(kind), usual(kind, method)
     with untouched(built.network, built.inputs), torch.no_grad():
@@ -109,7 +109,7 @@ def test_the_same_comes_out_again_without_gradients_and_nothing_is_left_behind(k
         assert torch.equal(scores, found.scores[name])
 
 
-@methods
+@methods_on("BERT")
 def test_a_network_in_training_is_explained_in_eval_mode_and_goes_on_training(method):
     built = build("BERT")
     for module in built.network.modules():
@@ -174,7 +174,7 @@ def test_an_error_in_a_method_leaves_nothing_behind(monkeypatch):
         explained(built, "genatt")
 
 
-@methods
+@methods_on("BERT")
 def test_threads_take_turns(method):
     built = shared("BERT")
     lengths = (7, 5, 6)
@@ -198,7 +198,7 @@ def test_threads_take_turns(method):
         assert torch.equal(wanted.scores["input_ids"], together[index].scores["input_ids"])
 
 
-@methods
+@methods_on("BERT")
 def test_a_plain_forward_meanwhile_is_not_recorded(method):
     """Another thread that only runs the network sees its own numbers."""
     built = build("BERT")
@@ -220,8 +220,10 @@ def test_a_plain_forward_meanwhile_is_not_recorded(method):
         torch.testing.assert_close(logits, wanted)
 
 
-@methods
+@methods_on("ViT")
 def test_half_precision_gives_single_precision_scores_close_to_the_truth(method):
+    if default_backward(METHODS.get(method)) in ("deep-taylor", "lrp"):
+        pytest.skip("relevance divides by sums near zero: it needs float32, as its docstring says")
     built = build("ViT")
     wanted = explained(built, method)
     half = Built(built.network.bfloat16(), built.inputs, built.target)

@@ -10,11 +10,27 @@ import torch
 from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
+from relmap.train.clip import ClipRecipe
 from relmap.train.tokenizer import train_tokenizer
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 30), "blue": (40, 60, 230)}
 SIDES = {"left": 2, "right": 14}
 SIZE, PATCH = 24, 8
+TINY_CLIP = ClipRecipe(
+    samples=48,
+    batch_size=8,
+    warmup_steps=2,
+    alone=0.5,
+    side=16,
+    patch=8,
+    width=16,
+    layers=1,
+    text_width=16,
+    text_layers=1,
+    projection=8,
+    heads=2,
+    vocabulary=300,
+)
 
 
 def write_world(folder: Path, sizes: dict[str, int]) -> Path:

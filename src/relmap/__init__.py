@@ -7,39 +7,45 @@
 
 The verbs are `load`, `explain`, `record` and `draw`; what they return are `Model`, `Attribution`
 and `TokenGraph`. `interaction` says which patches and words acted on each other,
-`explain_caption` why a network wrote each word.
+`explain_caption` why a network wrote each word, `compare` what several methods say.
 """
 
 import importlib.metadata
 
 from relmap.attribution import Attribution, Layout
 from relmap.captions import CaptionExplanation, explain_caption
+from relmap.comparison import Comparison, compare
 from relmap.draw import draw
 from relmap.errors import InputError, MissingExtraError, RelmapError, TraceError
 from relmap.explain import DEFAULT_METHOD, explain
 from relmap.graph import TokenGraph
 from relmap.interaction import Interaction, interaction
 from relmap.models import Model, load
+from relmap.points import Points, points
 from relmap.record import record
 
 __all__ = [
     "DEFAULT_METHOD",
     "Attribution",
     "CaptionExplanation",
+    "Comparison",
     "InputError",
     "Interaction",
     "Layout",
     "MissingExtraError",
     "Model",
+    "Points",
     "RelmapError",
     "TokenGraph",
     "TraceError",
     "__version__",
+    "compare",
     "draw",
     "explain",
     "explain_caption",
     "interaction",
     "load",
+    "points",
     "record",
 ]
 

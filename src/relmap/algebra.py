@@ -20,6 +20,9 @@ from torch import Tensor
 
 from relmap.graph import Activation, Attention
 
+STABILIZER = 1e-9
+"""What keeps the denominators of relevance rules away from zero, as in the published code."""
+
 TILE_ELEMENTS = 1 << 24
 """Elements of one (group, head, row, key) tile: 64 MB in float32."""
 
@@ -28,7 +31,8 @@ TILE_ELEMENTS = 1 << 24
 class Tile:
     """Some rows of one attention call.
 
-    `probabilities` is A, `gradient` is dA = dy/dA (None where the method needs none).
+    `probabilities` is A, or the relevance R_A of a relevance backward in its place; `gradient` is
+    dA = dy/dA (None where the method needs none).
     """
 
     attention: Attention
@@ -76,6 +80,28 @@ def gradient_rows(
     return _product(wide(output_gradient[:, :, rows]), wide(attention.value))
 
 
+def relevance_rows(
+    attention: Attention,
+    probabilities: Float[Tensor, "group head row key"],
+    output_relevance: Float[Tensor, "group head query feature"],
+    rows: Int[Tensor, " row"],
+) -> Float[Tensor, "group head row key"]:
+    """Rows of R_A = A (R_O / O v^T) / 2, the relevance of the attention map (O = A v).
+
+    Chefer, Gur & Wolf, CVPR 2021, eq. 7 with the normalisation that halves both operands.
+    """
+    value = wide(attention.value)
+    heads, shared = probabilities.shape[1], value.shape[1]
+    spread = value.repeat_interleave(heads // shared, dim=1) if heads != shared else value
+    half = wide(output_relevance[:, :, rows]) / 2
+    return _product(safe_divide(half, probabilities @ spread), value).mul_(probabilities)
+
+
+def safe_divide(above: Tensor, below: Tensor) -> Tensor:
+    """The quotient above / (below + 1e-9), and 0 where below is 0."""
+    return (above / (below + STABILIZER)).masked_fill_(below == 0, 0)
+
+
 def _product(
     left: Float[Tensor, "group head row dim"], right: Float[Tensor, "group fewer key dim"]
 ) -> Float[Tensor, "group head row key"]:
@@ -92,20 +118,31 @@ def tiles(
     attention: Attention,
     rows: Int[Tensor, " row"],
     output_gradient: Tensor | None = None,
+    output_relevance: Tensor | None = None,
 ) -> Iterator[Tile]:
     """The asked rows of a call, in tiles of bounded size.
 
     `output_gradient` is dO in the layout of the call's output; without it tiles have no gradient.
+    With `output_relevance`, R_O, tiles hold R_A in place of A.
     """
     columns = attention.column_tokens.shape[1]
     size = max(1, TILE_ELEMENTS // max(1, attention.groups * attention.heads * columns))
-    laid = None
-    if output_gradient is not None:
-        laid = attention.output_arrangement.apply(output_gradient)
+    laid, relevance = (
+        None if one is None else attention.output_arrangement.apply(one)
+        for one in (output_gradient, output_relevance)
+    )  # fmt: skip
     for start in range(0, len(rows), size):
         part = rows[start : start + size]
         gradient = None if laid is None else gradient_rows(attention, laid, part)
-        yield Tile(attention, part, attention_rows(attention, part), gradient)
+        probabilities = attention_rows(attention, part)
+        if relevance is not None:
+            probabilities = relevance_rows(attention, probabilities, relevance, part)
+        yield Tile(attention, part, probabilities, gradient)
+
+
+def clamped_head_mean(tile: Tile) -> Float[Tensor, "group row key"]:
+    """E_h[max(A, 0)]: as `head_mean` for attention, the positive part alone for relevance."""
+    return tile.probabilities.clamp_min(0).mean(dim=1)
 
 
 def head_mean(tile: Tile) -> Float[Tensor, "group row key"]:

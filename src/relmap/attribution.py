@@ -28,11 +28,15 @@ ENDINGS = (".png", ".safetensors", ".json")
 
 @dataclass(frozen=True, eq=False)
 class ImageView:
-    """The relevance of the patches alone, laid out as the picture is."""
+    """The relevance of the patches alone, laid out as the picture is.
+
+    `pixels` is the relevance of every pixel the network saw, from methods that give it.
+    """
 
     name: str
     scores: Float[Tensor, "batch *grid"]
     grid: tuple[int, ...]
+    pixels: Float[Tensor, "batch height width"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,7 @@ class Attribution:
         meta: Versions, method, backward, options, model: whatever JSON can hold.
         inputs: What drawing can use: "image" (one picture per example: PIL, or the pixel tensor),
             "audio" (one waveform per example), "sampling_rate". Not saved.
+        pixels: Relevance of every pixel, by source, from methods that give it (full LRP).
 
     Raises:
         InputError: When scores and layout do not fit each other.
@@ -84,6 +89,7 @@ class Attribution:
     prediction: tuple[str, ...]
     meta: dict[str, Any] = field(default_factory=dict)
     inputs: dict[str, Any] = field(default_factory=dict)
+    pixels: dict[str, Float[Tensor, "batch height width"]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse parts that do not fit each other, so that everything after can rely on them."""
@@ -123,6 +129,7 @@ class Attribution:
             layout={name: layout.examples(index) for name, layout in self.layout.items()},
             target=self.target[index],
             prediction=self.prediction[index],
+            pixels={name: found[index] for name, found in self.pixels.items()},
             inputs={name: _pick(value, index, len(self)) for name, value in self.inputs.items()},
         )
 
@@ -139,7 +146,8 @@ class Attribution:
         """
         for name, layout in self.layout.items():
             if layout.modality == "image" and layout.grid is not None:
-                return ImageView(name, layout.on_grid(self.scores[name]), layout.grid)
+                scores = layout.on_grid(self.scores[name])
+                return ImageView(name, scores, layout.grid, self.pixels.get(name))
         for name, layout in self.layout.items():
             if layout.modality in ("image", "features"):
                 raise InputError(

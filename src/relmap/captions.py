@@ -94,6 +94,10 @@ class CaptionExplanation:
                 name: torch.as_tensor(weights).to(scores)[None] @ scores
                 for name, scores in self.words.scores.items()
             },
+            pixels={
+                name: torch.einsum("w,whc->hc", torch.as_tensor(weights).to(found), found)[None]
+                for name, found in self.words.pixels.items()
+            },
             target=(self.caption,),
             prediction=(self.caption,),
         )
@@ -221,7 +225,7 @@ def _target(written: Continuation, index: int, seen: dict[int, Tensor]) -> Targe
 
     def read(output: Any, context: TargetContext) -> tuple[Float[Tensor, " batch"], list[str]]:
         scores = scores_before(token_logits(output, context), written, place)
-        seen[place] = scores.detach()
+        seen.setdefault(place, scores.detach())  # methods that run parts again read it twice
         return scores[None, token], [label]
 
     return Target(f"the word {label!r}", read)
@@ -289,6 +293,7 @@ def _side_by_side(
     return replace(
         first,
         scores={name: torch.cat([one.scores[name] for one in found]) for name in first.scores},
+        pixels={name: torch.cat([one.pixels[name] for one in found]) for name in first.pixels},
         layout={name: layout.repeat(count) for name, layout in first.layout.items()},
         target=tuple(one.target[0] for one in found),
         prediction=tuple(said),

@@ -96,16 +96,24 @@ def run_demo(
     """Asks the model about scenes, one answer at a time; pictures go into `output`.
 
     Raises:
-        InputError: There is no such model or method.
+        InputError: There is no such model or method, or `output` cannot be a folder.
     """
+    if importlib.util.find_spec("matplotlib") is None:
+        output = None
+    if output is not None:
+        try:
+            output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"no pictures can be written into {str(output)!r}: {error.strerror or error}"
+            ) from error
     loaded = load(model) if isinstance(model, str) else model
     for number, scene in enumerate(demo_scenes(count, seed), start=1):
         answer = _answer(loaded, scene)
         given = {"image": scene.picture, "text": scene.question.text}
         result = explain(loaded, target=answer, method=method, **given)
         path = None
-        if output is not None and importlib.util.find_spec("matplotlib") is not None:
-            output.mkdir(parents=True, exist_ok=True)
+        if output is not None:
             path = output / f"{number:02d}-{scene.question.kind}.png"
             result.save(path)
         inside = _on_evidence(result, scene.evidence)

@@ -103,8 +103,10 @@ def pack(attribution: "relmap.attribution.Attribution") -> bytes:
         InputError: When `meta` holds something JSON cannot.
     """
     tensors, sources = pack_layouts(attribution.layout)
-    for at, scores in enumerate(attribution.scores.values()):
+    for at, (name, scores) in enumerate(attribution.scores.items()):
         tensors[f"{at}.scores"] = scores
+        if name in attribution.pixels:
+            tensors[f"{at}.pixels"] = attribution.pixels[name]
     header = {
         "sources": sources,
         "target": attribution.target,
@@ -150,7 +152,12 @@ def read(path: Path) -> dict[str, Any]:
     def unpack(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
         names = [source["name"] for source in header["sources"]]
         scores = {name: tensors[f"{at}.scores"] for at, name in enumerate(names)}
-        return {"scores": scores, **unpack_examples(header, tensors)}
+        pixels = {
+            name: tensors[f"{at}.pixels"]
+            for at, name in enumerate(names)
+            if f"{at}.pixels" in tensors
+        }
+        return {"scores": scores, "pixels": pixels, **unpack_examples(header, tensors)}
 
     return read_file(path, "attribution", unpack)
 

@@ -8,6 +8,7 @@ file only puts the parts in their order.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from relmap.algebra import wide
 from relmap.attribution import Attribution
+from relmap.backwards import Backward
 from relmap.propagate import RecordedPass
 from relmap.reporting import provenance
 from relmap.request import Followed, Request, following, read_request
@@ -28,16 +30,18 @@ def explain(
     *,
     target: Any = None,
     method: str = DEFAULT_METHOD,
-    backward: str | None = None,
+    backward: str | Backward | None = None,
     **inputs: Any,
 ) -> Attribution:
     """The relevance of every input token for one number of a model's output.
 
     `model` is a torch module, a transformers pipeline, or what `relmap.load` returns. `inputs` are
     the forward's own arguments (a processor's dict works), or `image=`, `text=`, `audio=`; options
-    of the method go beside them (`start_layer=1`). `target` says what is explained: nothing (the
-    model's own choice), a class, a label, a list with one for each example, a registered target, or
-    a function from the output to a tensor (batch,). The model is left as it was.
+    of the method go beside them (`start_layer=1`). `backward` says what operations pass back, by
+    name or as `relmap.backwards.deep_taylor()`; None is the method's own. `target` says what is
+    explained: nothing (the model's own choice), a class, a label, a list with one for each example,
+    a registered target, or a function from the output to a tensor (batch,). The model is left as it
+    was.
 
     Raises:
         InputError: an input, option, target or name cannot be used; the message says what can.
@@ -61,7 +65,7 @@ def explain_each(asked: Request, targets: Sequence[Any]) -> list[Attribution]:
         for one in passes:
             with torch.no_grad():
                 relevance = asked.entry.function(one.passed, **asked.settings)
-            found.append(_attribution(asked, one, relevance))
+            found.append(replace(_attribution(asked, one, relevance), pixels=_pixels(asked, one)))
     return found
 
 
@@ -69,6 +73,7 @@ def _attribution(
     asked: Request, followed: Followed, relevance: Mapping[int, Tensor]
 ) -> Attribution:
     graph, options = followed.passed.graph, (asked.entry.name, asked.settings, asked.chosen)
+    backward = asked.backward
     scores = {
         name: _scores(relevance, source.state, source.tokens, followed.passed)
         for name, source in zip(followed.layouts, graph.sources, strict=True)
@@ -78,9 +83,18 @@ def _attribution(
         layout=followed.layouts,
         target=followed.resolved.names,
         prediction=followed.resolved.prediction,
-        meta=provenance(asked.model, graph, *options),
+        meta=provenance(asked.model, graph, *options, backward),
         inputs=asked.drawn(),
     )
+
+
+def _pixels(asked: Request, followed: Followed) -> dict[str, Tensor]:
+    """Relevance of pixels by source, from methods that follow it so far."""
+    read = asked.entry.metadata.get("pixels")
+    if read is None:
+        return {}
+    found = read(followed.passed)
+    return {name: found[name] for name in followed.layouts if name in found}
 
 
 def _scores(

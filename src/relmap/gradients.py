@@ -10,18 +10,20 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
 
 from relmap.algebra import per_token, wide
 from relmap.errors import TraceError
 from relmap.graph import Activation, TokenGraph
 from relmap.propagate import RecordedPass
 from relmap.record import Recorded, build_graph
+from relmap.rules import Passage
 
 
 @dataclass(eq=False)
@@ -86,8 +88,11 @@ def follow_each(
     copied: OutputCopy,
     targets: Sequence[Float[Tensor, " batch"]],
     needs: Sequence[str],
+    passage: Passage | None = None,
 ) -> Iterator[RecordedPass]:
     """The token graph under one target after another: one forward pass, one gradient for each.
+
+    With the passage of a relevance backward, relevance follows each gradient.
 
     Raises:
         TraceError: a target reads no token, or reads attention that was not followed.
@@ -107,11 +112,56 @@ def follow_each(
                 "no_grad, or in code with a backward of its own (reversible layers)"
             )
         more = count < len(targets)
-        found = torch.autograd.grad(tensors, edges, starts, allow_unused=True, retain_graph=more)
+        relevant = passage is not None and passage.family == "relevance"
+        again = more or relevant
+        found = _follow(tensors, edges, starts, again)
         pairs = zip(kept, found, strict=True)
         gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
         _check_reach(stray, gradients)
-        yield RecordedPass(graph, _readout(graph, gradients), gradients)
+        read = [(one.detach(), start) for one, start in zip(tensors, starts, strict=True)]
+        passed = RecordedPass(graph, _readout(graph, gradients), gradients, outputs=tuple(read))
+        if passage is not None and relevant:
+            passed = _with_relevance(passed, recorded, (tensors, starts), needs, passage, more)
+        yield passed
+
+
+def _follow(
+    outputs: Sequence[Tensor], to: Sequence[Any], starts: Sequence[Tensor], again: bool
+) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(outputs, to, starts, allow_unused=True, retain_graph=again)
+    except CheckpointError as error:
+        raise TraceError(
+            "gradient checkpointing runs parts of the network again on the way back, where no rule "
+            "of the backward applies; switch it off (gradient_checkpointing_disable())"
+        ) from error
+
+
+def _with_relevance(
+    passed: RecordedPass, recorded: Recorded, output: tuple[list[Tensor], list[Tensor]],
+    needs: Sequence[str], passage: Passage, more: bool,
+) -> RecordedPass:  # fmt: skip
+    """The relevance of every attention output, and of tokens and arguments if they are needed.
+
+    It starts with dy/d(output): a one-hot vector where the target is a logit.
+    """
+    kept = [attention.output for attention in passed.graph.attentions]
+    leaves: dict[str, Tensor] = {}
+    if "token-relevance" in needs:
+        kept += _activations(passed.graph, ("stream-gradient",))
+        leaves = {n: one for n, one in recorded.inputs.items() if one.requires_grad}
+    kept = list({id(one): one for one in kept if one.edge is not None}.values())
+    edges = [one.edge for one in kept if one.edge is not None]
+    with passage.carrying_relevance(passed.graph.batch):
+        found = _follow(output[0], [*edges, *leaves.values()], output[1], more)
+    pairs = zip(kept, found, strict=False)
+    relevances = {id(one): part for one, part in pairs if part is not None}
+    arguments = zip(leaves, found[len(kept) :], strict=True)
+    return replace(
+        passed,
+        relevances=relevances,
+        arguments={name: part for name, part in arguments if part is not None},
+    )
 
 
 def _read_outputs(
@@ -139,6 +189,8 @@ def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
     found: list[Activation | None] = [graph.states[index].stream for index in finals]
     if "attention-gradient" in needs:
         found += [attention.output for attention in graph.attentions]
+    if "bias-gradient" in needs:
+        found += [bias.output for bias in graph.biases]
     for state in graph.states:
         found += state.operands
         if "join-gradient" in needs:

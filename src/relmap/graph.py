@@ -10,6 +10,7 @@ through it is `relmap.propagate`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -82,6 +83,10 @@ class Attention:
     feature): groups share no token row, heads share all of them. `key_tokens` counts the tokens of
     the key state; `row_copies` says how many rows each query token has in this call where some have
     more than one.
+
+    Only where a method runs the network again: `value_input` is what the value projection read,
+    `value_output` the value vectors as the network has them, `lay_values` brings those into the
+    layout of `value`.
     """
 
     index: int
@@ -101,6 +106,9 @@ class Attention:
     module: str = ""
     key_tokens: int = 0
     row_copies: Int[Tensor, " token"] | None = None
+    value_input: Activation | None = None
+    value_output: Activation | None = None
+    lay_values: Callable[[Tensor], Tensor] | None = None
 
     @property
     def groups(self) -> int:
@@ -124,6 +132,10 @@ class State:
     * `merge`: tokens made of several tokens each; `sum`: two states added token by token.
 
     `rows` maps the join's own tokens to the rows of its attentions (None: the same numbers).
+    `stream` is the state where it was made, `end` the same tokens after the last addition to them
+    (a feed-forward branch). `additions` is what such branches were computed from, and what they
+    add; `onward` is the tokens as they enter the next join of their stream, explained or not, and
+    behind it. These are known only where a method runs the network again.
     """
 
     index: int
@@ -134,6 +146,9 @@ class State:
     attentions: tuple[int, ...] = ()
     rows: Link | None = None
     stream: Activation | None = None
+    end: Activation | None = None
+    additions: tuple[tuple[Activation, Activation], ...] = ()
+    onward: tuple[Activation, Activation] | None = None
     residual: Activation | None = None
     branch: Activation | None = None
     operands: tuple[Activation, ...] = ()
@@ -163,6 +178,20 @@ class Source:
 
 
 @dataclass(frozen=True, eq=False)
+class Bias:
+    """A constant that an operation added to tokens: z = f(x) + b.
+
+    `output` is z, `value` is b, which broadcasts against z. The `tokens` of z come from those of
+    the states that `links` name: one for one, or several where z was pooled behind the last state.
+    """
+
+    output: Activation
+    value: Tensor
+    tokens: int
+    links: tuple[Link, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class TokenGraph:
     """Sources, token states and the attention calls between them, of one forward pass.
 
@@ -170,6 +199,7 @@ class TokenGraph:
     (the two sides of a similarity are two groups). `examples[state]` says which example of the
     batch each token belongs to. `calls` counts all attentions that ran, also those that the output
     was not made of. `approximate` names places where tokens see their neighbours on other ways.
+    `biases` are known only where a method asked for them.
     """
 
     states: tuple[State, ...]
@@ -180,6 +210,7 @@ class TokenGraph:
     examples: tuple[Tensor, ...]
     approximate: tuple[str, ...] = ()
     calls: int = 0
+    biases: tuple[Bias, ...] = ()
 
     def device(self) -> torch.device:
         """Device on which relevance is accumulated: the one of the attention values."""

@@ -256,6 +256,8 @@ def _result(
         layout=layouts,
         target=followed.resolved.names,
         prediction=followed.resolved.prediction,
-        meta=provenance(asked.model, followed.passed.graph, asked.entry.name, settings, chosen),
+        meta=provenance(
+            asked.model, followed.passed.graph, asked.entry.name, settings, chosen, asked.backward
+        ),
         inputs=asked.drawn(),
     )

@@ -55,7 +55,7 @@ def prepare(
     A tensor is taken as already prepared: pixel values, token numbers, sound features.
 
     Raises:
-        InputError: The model does not take what was given, or cannot read it.
+        InputError: The model does not take what was given, cannot read it, or needs more than that.
     """
     given = {"image": image, "text": text, "audio": audio}
     given = {kind: value for kind, value in given.items() if value is not None}
@@ -77,7 +77,36 @@ def prepare(
     names = forward_names(network)
     kept = {name: value for name, value in arguments.items() if name in names}
     check_length(kept, text_limit(network, parts.tokenizer))
-    return complete(network, kept)
+    ready = complete(network, kept)
+    _check_enough(network, given, ready)
+    return ready
+
+
+def _check_enough(network: nn.Module, given: Mapping[str, Any], ready: Mapping[str, Any]) -> None:
+    """Refuses one kind of input where the network needs another with it.
+
+    Nothing says which networks do: some that take pictures and texts take texts alone. So where a
+    kind is missing, the network is tried on the first example.
+    """
+    found = {kind: _argument(network, kind) for kind in _ARGUMENTS}
+    missing = [kind for kind, name in found.items() if name is not None and name not in ready]
+    if not missing or network.training:
+        return
+    sizes = {len(one) for one in ready.values() if isinstance(one, Tensor) and one.ndim > 0}
+    first = {
+        name: value[:1] if len(sizes) == 1 and isinstance(value, Tensor) and value.ndim else value
+        for name, value in ready.items()
+    }
+    try:
+        with torch.no_grad():
+            network(**first)
+    except (AttributeError, TypeError, ValueError) as error:
+        alone = " and ".join(f"{kind}=" for kind in given)
+        raise InputError(
+            f"{type(network).__name__} cannot be run on {alone} alone: give "
+            f"{' and '.join(f'{kind}=' for kind in missing)} as well. (It says: "
+            f"{(str(error).strip() or type(error).__name__).splitlines()[0]})"
+        ) from error
 
 
 def _kinds(network: nn.Module, parts: Parts, given: Mapping[str, Any]) -> dict[str, Any]:

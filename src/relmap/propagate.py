@@ -13,7 +13,7 @@ rows without relevance are never rebuilt. `relmap.maps` carries the whole R for 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -21,47 +21,11 @@ from torch import Tensor
 
 from relmap.algebra import Tile, per_token, tiles
 from relmap.errors import InputError, TraceError
-from relmap.graph import Activation, Attention, Link, State, TokenGraph
+from relmap.graph import Attention, Link, State, TokenGraph
+from relmap.recorded_pass import RecordedPass as RecordedPass
 
 Mix = Callable[[Tile], Float[Tensor, "group row key"]]
 """The token mixing E of some rows of a call."""
-
-
-@dataclass(frozen=True, eq=False)
-class RecordedPass:
-    """A token graph with the gradients of the target: all that a method works on.
-
-    `readout[state]` is the row to push: how much the target reads each token of a final state,
-    summing to 1 for every example. `gradients` holds dy/dx by activation (see `gradient`).
-    `padding[state]` marks tokens of a reported source that only fill the batch up.
-    """
-
-    graph: TokenGraph
-    readout: Mapping[int, Tensor]
-    gradients: Mapping[int, Tensor]
-    padding: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
-
-    def gradient(self, activation: Activation | None) -> Tensor | None:
-        """dy/dx of a recorded activation; None where the target does not depend on it."""
-        return None if activation is None else self.gradients.get(id(activation))
-
-    def value(self, activation: Activation) -> Tensor:
-        """A recorded activation, unless the model has since overwritten it in place."""
-        if activation.value is None:
-            raise RuntimeError("a method reads a value that its `needs` do not name")
-        if activation.value._version != activation.version:
-            raise TraceError(
-                "the network overwrote an activation in place that the explanation needs; "
-                "replace the in-place operation, or use a method that needs attention alone"
-            )
-        return activation.value
-
-    def input_x_gradient(self, activation: Activation | None) -> Tensor | None:
-        """Elementwise x dy/dx of an activation."""
-        gradient = self.gradient(activation)
-        if activation is None or gradient is None:
-            return None
-        return self.value(activation) * gradient
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,7 +180,10 @@ def mixing(
     gradient = passed.gradient(call.output) if rule.gradient else None
     if rule.gradient and gradient is None:
         gradient = call.value.new_zeros(call.output.shape)
-    for tile in tiles(call, rows, gradient):
+    relevance = passed.relevance(call.output)
+    if passed.relevances is not None and relevance is None:
+        relevance = call.value.new_zeros(call.output.shape)
+    for tile in tiles(call, rows, gradient, relevance):
         yield tile.rows.to(tokens.device), rule.mix(tile)
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from relmap.backwards import Backward
 from relmap.graph import Source, TokenGraph
 from relmap.layout import Layout
 from relmap.models import Model
@@ -36,8 +37,9 @@ def mark_padding(graph: TokenGraph, layouts: Mapping[str, Layout]) -> dict[int, 
 
 
 def provenance(
-    model: Model, graph: TokenGraph, method: str, options: Mapping[str, Any], chosen: Sequence[str]
-) -> dict[str, Any]:
+    model: Model, graph: TokenGraph, method: str, options: Mapping[str, Any], chosen: Sequence[str],
+    backward: Backward,
+) -> dict[str, Any]:  # fmt: skip
     """Where an attribution came from: versions, method, settings, and what is approximate.
 
     `options` are all settings of the method, `chosen` names those that the user gave.
@@ -49,7 +51,8 @@ def provenance(
         "transformers": version("transformers"),
         "model": model.name,
         "method": method,
-        "backward": "gradient",
+        "backward": backward.name,
+        "backward_options": dict(backward.settings),
         "options": dict(options),
         "chosen": list(chosen),
         "dtype": str(value.dtype).removeprefix("torch."),

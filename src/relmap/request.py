@@ -10,25 +10,30 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor
 
 from relmap.arguments import complete, count_examples, forward_names
-from relmap.backwards import BACKWARDS
+from relmap.backwards import Backward
+from relmap.choices import Choices
+from relmap.compatibility import choose_backward
 from relmap.errors import InputError
-from relmap.gradients import OutputCopy, copy_output, follow_each
+from relmap.gradients import copy_output, follow_each
 from relmap.graph import TokenGraph
 from relmap.layout import Layout
 from relmap.methods import METHODS
 from relmap.models import Model, describe, pictures
 from relmap.propagate import RecordedPass
-from relmap.record import Recorded, recording
+from relmap.record import Recorded, Replay, recording
 from relmap.record.passes import check_network
+from relmap.record.recorder import Recorder, Run
 from relmap.registry import Entry
 from relmap.reporting import lay_out, mark_padding
+from relmap.rules import Interception, Passage
 from relmap.targets import Resolved, Target, TargetContext, resolve
 
 FRIENDLY = ("image", "text", "audio")
@@ -40,7 +45,8 @@ class Request:
     """A model with its arguments, and a method with its settings.
 
     `given` are the inputs as the user gave them, `arguments` those of the forward made of them;
-    `settings` are all options of the method, `chosen` names those that the user gave.
+    `settings` are all options of the method, `chosen` names those that the user gave, `backward`
+    says what every operation passes back.
     """
 
     model: Model
@@ -49,6 +55,7 @@ class Request:
     entry: Entry[Any]
     settings: dict[str, Any]
     chosen: tuple[str, ...]
+    backward: Backward
 
     def drawn(self) -> dict[str, Any]:
         """What drawing can use of the inputs: the pictures as the model saw them, the sound."""
@@ -68,7 +75,7 @@ class Followed:
 
 
 def read_request(
-    model: Any, method: str, inputs: Mapping[str, Any], backward: str | None = None
+    model: Any, method: str, inputs: Mapping[str, Any], backward: str | Backward | None = None
 ) -> Request:
     """Tell the inputs of a model from the options of a method, and make both ready.
 
@@ -78,11 +85,11 @@ def read_request(
     described = describe(model)
     check_network(described.network)
     entry = METHODS.get(method)
-    _check_backward(backward, entry.name)
+    chosen = choose_backward(entry, backward)
     given, options = _separate(described, entry.name, inputs)
     arguments = _arguments(described, given)
     settings = _settings(entry.name, options)
-    return Request(described, given, arguments, entry, settings, tuple(options))
+    return Request(described, given, arguments, entry, settings, tuple(options), chosen)
 
 
 @contextmanager
@@ -96,28 +103,49 @@ def following(
         TraceError: the network cannot be explained exactly.
     """
     keep_values = bool(_VALUES & set(needs))
-    with recording(asked.model.network, asked.arguments, keep_values) as recorded:
+    passages: list[Passage] = []
+
+    def intercept(recorder: Recorder) -> Run:
+        interception = Interception(asked.backward, recorder)
+        passages.append(interception.passage)
+        return interception.run
+
+    rules = intercept if asked.backward.rules else None
+    with recording(
+        asked.model.network, asked.arguments, keep_values, rules, "bias-gradient" in needs,
+        "replay" in needs,
+    ) as recorded:  # fmt: skip
         copied = copy_output(recorded.output)
         context = _context(asked, recorded.inputs, targets[0], copied.output)
+        readers = [Choices(partial(resolve, target, context=context)) for target in targets]
         with torch.enable_grad():
-            resolved = [resolve(target, copied.output, context) for target in targets]
-        yield _followed(asked, recorded, copied, resolved, needs)
+            resolved = [reader.read(copied.output) for reader in readers]
+        passage = passages[0] if passages else None
+        passes = follow_each(recorded, copied, [one.values for one in resolved], needs, passage)
+        yield _followed(asked, recorded, passes, resolved, readers)
 
 
 def _followed(
-    asked: Request, recorded: Recorded, copied: OutputCopy, resolved: Sequence[Resolved],
-    needs: Sequence[str],
+    asked: Request, recorded: Recorded, passes: Iterator[RecordedPass],
+    resolved: Sequence[Resolved], readers: Sequence[Choices],
 ) -> Iterator[Followed]:  # fmt: skip
     known: TokenGraph | None = None
     layouts: dict[str, Layout] = {}
-    passes = follow_each(recorded, copied, [one.values for one in resolved], needs)
-    for one, passed in zip(resolved, passes, strict=True):
+    for one, passed, reader in zip(resolved, passes, readers, strict=True):
         graph = passed.graph
         if graph is not known:
             known, layouts = graph, lay_out(asked.model, graph, asked.arguments)
         padding = mark_padding(graph, layouts)
-        passed = RecordedPass(graph, passed.readout, passed.gradients, padding)
+        passed = replace(passed, padding=padding, given=asked.arguments)
+        if recorded.tape is not None:
+            again = Replay(asked.model.network, recorded.tape, partial(_values, reader))
+            passed = replace(passed, replayed=again)
         yield Followed(one, passed, layouts)
+
+
+def _values(reader: Choices, output: Any) -> Tensor:
+    resolved: Resolved = reader.read(output)
+    return resolved.values
 
 
 def _separate(
@@ -214,14 +242,6 @@ def _check_option(method: str, name: str, value: Any, hint: Any) -> None:
     wrong = not isinstance(value, (int, float) if hint is float else hint) if plain else False
     if wrong or (hint in (int, float) and isinstance(value, bool)):
         raise InputError(f"{method}: {name}={value!r} is not of type {hint.__name__}")
-
-
-def _check_backward(backward: str | None, method: str) -> None:
-    if backward is None:
-        return
-    found = BACKWARDS.get(backward)
-    if found.name != "gradient":
-        raise InputError(f"{method} does not work with the backward {found.name!r}.")
 
 
 def _context(

@@ -34,9 +34,11 @@ LayerMix = Callable[[RecordedPass, Attention], Callable[[Tile], Float[Tensor, "g
 
 
 def read_layer(
-    passed: RecordedPass, layer: int, mix: LayerMix, gradient: bool
+    passed: RecordedPass, layer: int, mix: LayerMix, gradient: bool, crossing: bool = False
 ) -> dict[int, Tensor]:
     """Relevance of the rows that the target reads in one layer.
+
+    With `crossing`, of cross-attention alone.
 
     Raises:
         InputError: the layer does not exist in any stream.
@@ -45,7 +47,9 @@ def read_layer(
     found = False
     most = 0
     for final, row in passed.readout.items():
-        for sublayers in _groups(passed, final, row).values():
+        for read, sublayers in _groups(passed, final, row).items():
+            if crossing and not read:
+                continue
             most = max(most, len(sublayers))
             if not -len(sublayers) <= layer < len(sublayers):
                 continue

@@ -28,8 +28,28 @@ KINDS = {
 }
 CLASSIFIERS = ("ViT", "BERT", "LXMERT", "ViLT")
 
+# Methods that ask for more than attention, and the kinds of network that they refuse.
+REFUSED = {
+    "clip-surgery": set(KINDS.values()) - {"ViT", "CLIP"},
+    "maskclip": {"DETR"},
+    "tam": set(KINDS.values()) - {"LLaVA"},
+}
+PAIRS = [
+    (kind, method)
+    for kind in KINDS.values()
+    for method in METHOD_NAMES
+    if kind not in REFUSED.get(method, ())
+]
+
 methods = pytest.mark.parametrize("method", METHOD_NAMES)
 kinds = pytest.mark.parametrize("kind", KINDS.values())
+kinds_and_methods = pytest.mark.parametrize(("kind", "method"), PAIRS)
+
+
+def methods_on(*needed: str) -> pytest.MarkDecorator:
+    """The methods that explain all these kinds of network."""
+    able = [name for name in METHOD_NAMES if not REFUSED.get(name, set()) & set(needed)]
+    return pytest.mark.parametrize("method", able)
 
 
 def explained(built: Built, method: str, **changes: Any) -> relmap.Attribution:
@@ -43,6 +63,17 @@ def explained(built: Built, method: str, **changes: Any) -> relmap.Attribution:
 def shared(kind: str) -> Built:
     """One network for all tests that only explain it, which must not change it."""
     return build(kind)
+
+
+@functools.cache
+def double(kind: str) -> Built:
+    """The same network in float64, with its inputs."""
+    built = build(kind)
+    inputs = {
+        name: value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+        for name, value in built.inputs.items()
+    }
+    return Built(built.network.double(), inputs, built.target)
 
 
 @functools.cache

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from relmap.backwards import BACKWARDS
+from relmap.rules import Backward
 
 
-@BACKWARDS.register("gradient", reference="chain rule")
-def gradient() -> dict[str, str]:
-    """The ordinary gradient, dy/dx: the table of rules is empty."""
-    return {}
+@BACKWARDS.register("gradient", reference="chain rule", family="gradient")
+def gradient() -> Backward:
+    """The ordinary gradient, dy/dx: the table of rules is empty, and nothing is intercepted."""
+    return Backward("gradient", "gradient", {})

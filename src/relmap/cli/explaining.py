@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from relmap.cli.application import app
+from relmap.cli.comparing import method_names, show_comparison
 from relmap.disk import to_json
 from relmap.errors import InputError, MissingExtraError
 
@@ -30,7 +32,10 @@ def explain(
     image: Annotated[str | None, typer.Option(help="Picture file.")] = None,
     text: Annotated[str | None, typer.Option(help="Text, or the question about it.")] = None,
     audio: Annotated[str | None, typer.Option(help="Sound file.")] = None,
-    method: Annotated[str | None, typer.Option(help="See 'relmap list methods'.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(help="See 'relmap list methods'; several with commas, or 'all'."),
+    ] = None,
     target: Annotated[
         str | None, typer.Option(help="Class number or label; without it, the prediction.")
     ] = None,
@@ -61,11 +66,19 @@ def explain(
     # Libraries below may print; with --json nothing but JSON may reach stdout.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
         import relmap
+        from relmap.attribution import ENDINGS
 
-        _check_ending(output)
+        names = method_names(method)
+        if names is not None and (json or option):
+            raise InputError("--json and --option go with a single method")
+        _check_ending(output, ENDINGS if names is None else (".png",))
         loaded = relmap.load(
             model, device=device, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
         )
+        if names is not None:
+            del settings["method"]
+            show_comparison(loaded, names, output, target=_target(target), **settings)
+            return
         result = relmap.explain(loaded, target=_target(target), **settings)
         if output is not None:
             result.save(output)
@@ -107,14 +120,12 @@ def _dtype(name: str | None) -> "torch.dtype | None":
     return found
 
 
-def _check_ending(output: Path | None) -> None:
+def _check_ending(output: Path | None, endings: Sequence[str]) -> None:
     """Refuse early what could not be written after a long computation."""
-    from relmap.attribution import ENDINGS
-
     if output is None:
         return
-    if output.suffix.lower() not in ENDINGS:
-        raise InputError(f"cannot save {output.name!r}: it must end in one of {list(ENDINGS)}")
+    if output.suffix.lower() not in endings:
+        raise InputError(f"cannot save {output.name!r}: it must end in one of {list(endings)}")
     if output.suffix.lower() == ".png" and importlib.util.find_spec("matplotlib") is None:
         raise MissingExtraError("plot")
     if not output.parent.is_dir():

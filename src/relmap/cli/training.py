@@ -23,7 +23,10 @@ RecipeName = Annotated[str, typer.Option(help="Shipped recipe, or a TOML file.")
 Output = Annotated[Path, typer.Option(help="Folder for the model, its log and its card.")]
 Seed = Annotated[int, typer.Option(help="Of weights, order and dropout.")]
 Cache = Annotated[Path | None, typer.Option(help="Folder of features, used again by later runs.")]
-Samples = Annotated[int | None, typer.Option(help="Length, if not the recipe's.")]
+Samples = Annotated[
+    int | None,
+    typer.Option(help="Length, if not the recipe's; stages, warm-up and decay go with it."),
+]
 Init = Annotated[Path | None, typer.Option(help="Model whose weights are the start.")]
 Blind = Annotated[str | None, typer.Option(help="A control: what is hidden, image or question.")]
 Device = Annotated[str | None, typer.Option(help="cpu or cuda; by default what there is.")]
@@ -155,6 +158,9 @@ def score_captions(
     device: Device = None,
     workers: Workers = 0,
     beams: Annotated[int, typer.Option(min=1, help="1 is greedy.")] = 1,
+    clip: Annotated[
+        str | None, typer.Option(help="A CLIP, for CLIPScore and RefCLIPScore besides.")
+    ] = None,
 ) -> None:
     """Scores of captions: BLEU-4, CIDEr, and what else can be computed here."""
     given = dict(locals())
@@ -164,12 +170,14 @@ def score_captions(
 
 
 def _print_scores(found: dict[str, Any]) -> None:
-    from relmap.train.card import score_rows
+    from relmap.train.card import score_notes, score_rows
 
     rows = list(score_rows(found))
     width = max(len(row[0]) for row in rows)
     for name, *values in rows:
         typer.echo(f"{name:{width}}  {'  '.join(f'{value:>8}' for value in values)}")
+    for note in filter(None, score_notes(found)):
+        typer.echo(note)
 
 
 def _run(given: dict[str, Any]) -> "Run":

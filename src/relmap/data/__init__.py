@@ -1,13 +1,14 @@
 """Data: examples to explain, from the formats that have a meaning for evaluation.
 
 Each file here registers one format: a function from a path to a list of samples. A sample knows
-where its files lie and opens them when asked, so that a list of many costs no memory.
+where its files lie and opens them when asked, so that a list of many costs no memory. A format may
+also say, as `files`, which files the texts of a split are read from.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ __all__ = [
     "Question",
     "Sample",
     "file_of_split",
+    "files_of",
     "first_three",
     "folders_of_split",
     "images_by_name",
@@ -203,6 +205,18 @@ def read_json(path: Path, lists: Sequence[str], **options: Any) -> dict[str, Any
     return content
 
 
+def files_of(form: str, path: Path, split: str) -> list[Path]:
+    """The files that a split's questions or captions are read from; none if it is not there.
+
+    A file that is there may still turn out to be broken. A format that does not say has none.
+
+    Raises:
+        InputError: If the format is unknown, the folder is missing, or several files fit.
+    """
+    find = DATA.get(form).metadata.get("files")
+    return [] if find is None else list(find(path, split))
+
+
 def file_of_split(folder: Path, split: str, ending: str, begin: str = "") -> Path | None:
     """The one file `begin*split*ending` in a folder or its `annotations`, or None.
 
@@ -261,11 +275,33 @@ def images_by_name(folders: Iterable[Path]) -> dict[str, Path]:
     }
 
 
-def images_by_number(folders: Iterable[Path]) -> dict[int, Path]:
-    """Pictures by the number that ends their name: COCO_train2014_000000000009.jpg is 9."""
+def images_by_number(folders: Iterable[Path], wanted: Container[int]) -> dict[int, Path]:
+    """Pictures by the number that ends their name: COCO_train2014_000000000009.jpg is 9.
+
+    Of several folders the first that has a number decides.
+
+    Raises:
+        InputError: If a folder has several pictures of a number that is wanted.
+    """
     numbered = re.compile(r"(\d+)\.\w+$")
-    images = images_by_name(folders)
-    return {int(match[1]): images[name] for name in images if (match := numbered.search(name))}
+    found: dict[int, Path] = {}
+    for folder in folders:
+        here: dict[int, Path] = {}
+        twice: dict[int, tuple[str, str]] = {}
+        for name, path in sorted(images_by_name([folder]).items()):
+            match = numbered.search(name)
+            if match is None or (number := int(match[1])) not in wanted or number in found:
+                continue
+            if number in here:
+                twice[number] = (here[number].name, name)
+            here[number] = path
+        if twice:
+            raise InputError(
+                f"{len(twice)} numbers have several pictures in {folder}: "
+                f"{first_three(' and '.join(names) for names in twice.values())}"
+            )
+        found |= here
+    return found
 
 
 def require_images(

@@ -23,13 +23,23 @@ from relmap.data import (
 from relmap.errors import InputError
 
 
-@DATA.register("coco-captions", reference="Chen et al., Microsoft COCO Captions, arXiv:1504.00325")
+def _files(folder: Path, split: str) -> list[Path]:
+    file = file_of_split(folder, split, ".json", begin="captions_")
+    return [] if file is None else [file]
+
+
+@DATA.register(
+    "coco-captions",
+    reference="Chen et al., Microsoft COCO Captions, arXiv:1504.00325",
+    files=_files,
+)
 def coco_captions(path: str | Path, split: str = "train") -> list[CaptionedImage]:
     """Pictures of a split with their captions, both in the order of the captions file.
 
     Raises:
         InputError: If a file is missing, broken or ambiguous, captions belong to no picture or
-            pictures have none, or picture files are missing; with their number and the first three.
+            pictures have none, or picture files are missing or there twice; with their number and
+            the first three.
 
     Example:
         >>> coco_captions("no/such/folder")
@@ -42,12 +52,11 @@ def coco_captions(path: str | Path, split: str = "train") -> list[CaptionedImage
         raise InputError(f"{folder} has no captions_{split}*.json, nor has its annotations/")
     about, captions = _read(file)
     places = folders_of_split(folder, split)
-    by_name, by_number = images_by_name(places), images_by_number(places)
+    by_name = images_by_name(places)
+    images = {number: by_name.get(str(entry.get("file_name"))) for number, entry in about.items()}
     # the pictures of 2014 and of 2017 are the same ones, named differently
-    images = {
-        number: by_name.get(str(entry.get("file_name"))) or by_number.get(number)
-        for number, entry in about.items()
-    }
+    renamed = {number for number, image in images.items() if image is None}
+    images |= images_by_number(places, renamed)
     missing = [number for number, image in images.items() if image is None]
     require_images(missing, len(images), file.name, places)
     return [

@@ -16,7 +16,13 @@ from relmap.errors import InputError
 SHAPES = frozenset({"circle", "rectangle", "triangle"})
 
 
-@DATA.register("easy-vqa", reference="Zhou, easy-VQA, 2019, github.com/vzhou842/easy-VQA")
+def _files(folder: Path, split: str) -> list[Path]:
+    return [file for file in (folder / split / "questions.json",) if file.is_file()]
+
+
+@DATA.register(
+    "easy-vqa", reference="Zhou, easy-VQA, 2019, github.com/vzhou842/easy-VQA", files=_files
+)
 def easy_vqa(path: str | Path, split: str = "train") -> list[Question]:
     """Questions of a split ("train" or "test"), in the order of its file.
 
@@ -24,8 +30,8 @@ def easy_vqa(path: str | Path, split: str = "train") -> list[Question]:
     the share of right answers. The kind of a question is read off its answer: yes/no, shape, color.
 
     Raises:
-        InputError: If a file is missing or broken, or pictures are missing; with their number and
-            the first three.
+        InputError: If a file is missing or broken, or pictures are missing or there twice; with
+            their number and the first three.
 
     Example:
         >>> easy_vqa("no/such/folder")
@@ -37,8 +43,8 @@ def easy_vqa(path: str | Path, split: str = "train") -> list[Question]:
         raise InputError(f"there is no folder {folder}")
     entries = _read(folder / "questions.json")
     pictures = folder / "images"
-    images = images_by_number([pictures] if pictures.is_dir() else [])
     needed = dict.fromkeys(number for _, _, number in entries)
+    images = images_by_number([pictures] if pictures.is_dir() else [], needed)
     missing = [number for number in needed if number not in images]
     require_images(missing, len(needed), f"{split}/questions.json", [pictures])
     return [

@@ -9,13 +9,21 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from relmap.data import DATA, CaptionedImage, Question, first_three
+from relmap.data import DATA, CaptionedImage, Question, files_of, first_three
 from relmap.errors import InputError
 
 KINDS = ("color", "shape")
 
 
-@DATA.register("easy-vqa-captions", reference="Zhou, easy-VQA, 2019, github.com/vzhou842/easy-VQA")
+def _files(folder: Path, split: str) -> list[Path]:
+    return files_of("easy-vqa", folder, split)
+
+
+@DATA.register(
+    "easy-vqa-captions",
+    reference="Zhou, easy-VQA, 2019, github.com/vzhou842/easy-VQA",
+    files=_files,
+)
 def easy_vqa_captions(path: str | Path, split: str = "train") -> list[CaptionedImage]:
     """Pictures of easy-VQA, each with the caption that its questions and answers amount to.
 

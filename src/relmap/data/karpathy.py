@@ -9,6 +9,7 @@ folder, have their pictures in `images/` or beside the json.
 """
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,26 @@ from typing import Any
 from relmap.data import DATA, CaptionedImage, first_three, read_json, require_images
 from relmap.errors import InputError
 
+SPLITS = {
+    "train": ("train", "restval"),
+    "restval": ("restval",),
+    "val": ("val",),
+    "test": ("test",),
+}
 
-@DATA.register("karpathy", reference="Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015")
+
+def _files(path: Path, split: str) -> list[Path]:
+    file = _split_file(path)
+    names = "|".join(SPLITS.get(split, ())).encode()
+    there = names and re.search(rb'"split"\s*:\s*"(?:%b)"' % names, file.read_bytes())
+    return [file] if there else []
+
+
+@DATA.register(
+    "karpathy",
+    reference="Karpathy and Fei-Fei, Deep Visual-Semantic Alignments, 2015",
+    files=_files,
+)
 def karpathy(path: str | Path, split: str = "train") -> list[CaptionedImage]:
     """Pictures of a split with their captions, in the order of the split file.
 
@@ -35,10 +54,8 @@ def karpathy(path: str | Path, split: str = "train") -> list[CaptionedImage]:
         Traceback (most recent call last):
         relmap.errors.InputError: there is no folder no/such/folder
     """
-    splits = {"train": ("train", "restval"), "restval": ("restval",), "val": ("val",)}
-    splits["test"] = ("test",)
-    if split not in splits:
-        raise InputError(f"a Karpathy split is {', '.join(splits)}; got {split!r}")
+    if split not in SPLITS:
+        raise InputError(f"a Karpathy split is {', '.join(SPLITS)}; got {split!r}")
     file = _split_file(Path(path))
     entries = read_json(file, ["images"])["images"]
     wrong = [at for at, entry in enumerate(entries) if not _is_whole(entry)]
@@ -47,7 +64,7 @@ def karpathy(path: str | Path, split: str = "train") -> list[CaptionedImage]:
             f'{len(wrong)} of {len(entries)} images of {file} have no "filename", "split", or '
             f'"sentences" with a "raw" text each: entry {first_three(wrong)}'
         )
-    entries = [entry for entry in entries if entry["split"] in splits[split]]
+    entries = [entry for entry in entries if entry["split"] in SPLITS[split]]
     if not entries:
         raise InputError(f"no image of {file} is in the split {split!r}")
     images = _find(file.parent, entries, split)

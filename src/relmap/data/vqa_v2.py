@@ -30,7 +30,14 @@ KNOWN = frozenset(
 )
 
 
-@DATA.register("vqa-v2", reference="Goyal et al., Making the V in VQA Matter, CVPR 2017")
+def _files(folder: Path, split: str) -> list[Path]:
+    found = (file_of_split(folder, split, f"{what}.json") for what in ("questions", "annotations"))
+    return [file for file in found if file is not None]
+
+
+@DATA.register(
+    "vqa-v2", reference="Goyal et al., Making the V in VQA Matter, CVPR 2017", files=_files
+)
 def vqa_v2(path: str | Path, split: str = "train") -> list[Question]:
     """Questions of a split of VQA v2, in the order of its questions file.
 
@@ -39,7 +46,7 @@ def vqa_v2(path: str | Path, split: str = "train") -> list[Question]:
 
     Raises:
         InputError: If a file is missing, broken or ambiguous, the ids of questions and annotations
-            differ, or pictures are missing; with their number and the first three.
+            differ, or pictures are missing or there twice; with their number and the first three.
 
     Example:
         >>> vqa_v2("no/such/folder")
@@ -61,8 +68,8 @@ def vqa_v2(path: str | Path, split: str = "train") -> list[Question]:
         annotations = {entry["question_id"]: entry for entry in entries}
         _check_pairs(questions, annotations, asked, answered)
     places = folders_of_split(folder, split)
-    images = images_by_number(places)
     needed = dict.fromkeys(entry["image_id"] for entry in questions)
+    images = images_by_number(places, needed)
     missing = [number for number in needed if number not in images]
     require_images(missing, len(needed), asked.name, places)
     return [

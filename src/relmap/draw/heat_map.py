@@ -19,6 +19,7 @@ from relmap.draw.page import MARGIN, WIDTH, Area, Block
 SIDE = 640  # pixels of the longer side of a drawn picture
 TALL, GAP, BAR = 3.1, 0.12, 0.75  # inches: highest panel, between panels, colour bar with numbers
 FRAMES = 6
+EXTREMES = 0.995  # share of the pixels whose relevance is drawn as it is
 FAINTEST, STRONGEST = 0.25, 0.85  # how opaque the colour of no and of most relevance is
 
 Array = np.ndarray
@@ -66,6 +67,10 @@ def heat_map(example: Attribution, name: str) -> Block:
 def maps_of(example: Attribution, name: str) -> list[Map]:
     """The maps of one example: one, or one per frame (evenly chosen where there are many)."""
     layout = example.layout[name]
+    if name in example.pixels:
+        pixels = example.pixels[name][0].detach().cpu().float()
+        picture = _pictures(example.inputs.get("image"), 1)[0]
+        return [Map(_clipped(pixels), torch.zeros_like(pixels, dtype=torch.bool), picture)]
     scores = layout.on_grid(example.scores[name])[0].detach().cpu().float()
     padding = layout.on_grid(layout.padding)[0].cpu()
     if scores.ndim == 2:
@@ -73,6 +78,12 @@ def maps_of(example: Attribution, name: str) -> list[Map]:
     pictures = _pictures(example.inputs.get("image"), len(scores))
     shown = torch.linspace(0, len(scores) - 1, min(len(scores), FRAMES)).round().int().tolist()
     return [Map(scores[at], padding[at], pictures[at]) for at in shown]
+
+
+def _clipped(pixels: Tensor) -> Tensor:
+    """Pixel relevance is heavy-tailed: a few pixels would leave the others without a colour."""
+    most = pixels.abs().flatten().quantile(EXTREMES)
+    return pixels.clamp(-most, most)
 
 
 def scale_of_maps(maps: list[Map]) -> Scale:

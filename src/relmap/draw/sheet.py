@@ -1,11 +1,11 @@
 """A comparison sheet: several attributions of the same inputs side by side.
 
-Rows are examples. With images every column is one attribution (usually one method) on a scale of
-its own, since methods share no unit; texts follow one under the other.
+Rows are examples. With images every panel is one attribution (usually one method) on a scale of
+its own, since methods share no unit; texts follow one under the other, many of them in columns.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,7 @@ from relmap.errors import InputError
 if TYPE_CHECKING:
     import matplotlib.figure
 
-SIZE, HEADING = 8.5, 0.26
+SIZE, HEADING, PANELS = 8.0, 0.26, 5
 
 
 def sheet(
@@ -54,22 +54,21 @@ def _image_row(examples: Mapping[str, Attribution]) -> list[Block]:
     if not maps:
         return []
     first: Map = next(iter(maps.values()))
-    columns = len(maps) + (first.picture is not None)
+    target = next(iter(examples.values())).target[0]
+    panels = [] if first.picture is None else [(target, first.picture)]
+    panels += [(heading, coloured(each, scale_of_maps([each]))) for heading, each in maps.items()]
+    columns = min(len(panels), PANELS)
     width = min((WIDTH - 2 * MARGIN - GAP * (columns - 1)) / columns, 3.0)
-    height = width * first.ratio
+    rows = [panels[start : start + columns] for start in range(0, len(panels), columns)]
+    return [_panels(row, (width, width * first.ratio)) for row in rows]
 
+
+def _panels(row: Sequence[tuple[str, Array]], size: tuple[float, float]) -> Block:
     def paint(area: Area) -> None:
-        left = 0.0
-        target = next(iter(examples.values())).target[0]
-        if first.picture is not None:
-            _panel(area, left, (width, height), target, first.picture)
-            left += width + GAP
-        for heading, each in maps.items():
-            picture = coloured(each, scale_of_maps([each]))
-            _panel(area, left, (width, height), heading, picture)
-            left += width + GAP
+        for place, (heading, picture) in enumerate(row):
+            _panel(area, place * (size[0] + GAP), size, heading, picture)
 
-    return [Block(HEADING + height + GAP, paint)]
+    return Block(HEADING + size[1] + GAP, paint)
 
 
 def _panel(area: Area, left: float, size: tuple[float, float], heading: str, pixels: Array) -> None:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from relmap.algebra import per_token
-from relmap.graph import Activation, State
+from relmap.entrance import read_entrance
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, moved
+from relmap.recorded_pass import RecordedPass
 
 
 @METHODS.register(
@@ -25,38 +23,4 @@ def input_x_gradient(passed: RecordedPass) -> dict[int, Tensor]:
     position and learned tokens included). Use it as the cheapest signed baseline; noisy on deep
     networks unless the backward is a conserving one.
     """
-    relevance: dict[int, Tensor] = {}
-    for state in reversed(passed.graph.states):
-        found = _at_state(passed, state, relevance)
-        if found is not None:
-            relevance[state.index] = found
-    return relevance
-
-
-def _at_state(passed: RecordedPass, state: State, relevance: dict[int, Tensor]) -> Tensor | None:
-    """Input x Gradient where the state enters a residual stream, else what its children had."""
-    graph = passed.graph
-    if state.kind == "join":
-        return None
-    children = [s for s in graph.states if any(link.parent == state.index for link in s.links)]
-    for child in children:
-        if child.kind == "join" and child.residual is not None:
-            return _product(passed, child.residual, state.tokens)
-    total: Tensor | None = None
-    for child in children:
-        if child.index not in relevance or child.kind == "join":
-            continue
-        for link in child.links:
-            if link.parent == state.index:
-                part = moved(link, relevance[child.index], graph.states)
-                total = part if total is None else total + part
-    if total is not None:
-        return total
-    return None if state.stream is None else _product(passed, state.stream, state.tokens)
-
-
-def _product(passed: RecordedPass, activation: Activation, tokens: int) -> Tensor:
-    product = passed.input_x_gradient(activation)
-    if product is None:
-        return torch.zeros(tokens, device=passed.graph.device())
-    return per_token(product, activation, tokens)
+    return read_entrance(passed, passed.input_x_gradient)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relmap.algebra import head_mean
+from relmap.algebra import clamped_head_mean
 from relmap.graph import State
 from relmap.maps import Maps, carry_maps, read_rows
 from relmap.methods import METHODS
@@ -59,7 +59,7 @@ def rollout(
 
 
 def _rule(normalize: bool, start_layer: int) -> Rule:
-    return Rule(head_mean, _normalized if normalize else _plain, None, False, start_layer)
+    return Rule(clamped_head_mean, _normalized if normalize else _plain, None, False, start_layer)
 
 
 def _normalized(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:

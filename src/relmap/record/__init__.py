@@ -3,10 +3,11 @@
 Read in this order: `labels` (which token every element belongs to), `tags` (what is known about a
 tensor), `calls` (one torch function), `rules` (the table from function to rule, each rule in the
 file of its kind), `recorder` (the mode that applies them), `passes` (the pass around it), `finish`
-(drafts become the graph).
+(drafts become the graph). `tape` and `replay` run the network again, from any activation on.
 """
 
 from relmap.record.finish import build_graph, record
 from relmap.record.passes import Recorded, recording
+from relmap.record.replay import Replay
 
-__all__ = ["Recorded", "build_graph", "record", "recording"]
+__all__ = ["Recorded", "Replay", "build_graph", "record", "recording"]

@@ -8,20 +8,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from relmap.graph import Arrangement
+from relmap.graph import Activation, Arrangement
 from relmap.record.calls import Call
 from relmap.record.labels import Labels
 from relmap.record.tags import (
     AttentionDraft,
     Constant,
     Lost,
+    Node,
     Pair,
     Pending,
     Tag,
@@ -67,6 +68,8 @@ def scaled_dot_product_attention(call: Call) -> Any:
         "causal": bool(call.argument(5, "is_causal", False)),
         "scale": call.argument(6, "scale", None) or 1 / math.sqrt(q.shape[-1]),
     }
+    if recorder.taped:
+        arrays |= _values_again(v, found[2], lambda tensor: _grouped(tensor, lead, layout))
     labels = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1), folded=True)
     recorder.attach(output, _record(recorder, sides, layout, (output, labels, layout), arrays))
     return output
@@ -92,7 +95,11 @@ class Lettered:
 
     def laid(self, order: Sequence[str]) -> Tensor:
         """The tensor along the given letters; missing ones are axes of size 1."""
-        moved = self.tensor.detach().permute(
+        return self.along(self.tensor.detach(), order)
+
+    def along(self, tensor: Tensor, order: Sequence[str]) -> Tensor:
+        """Another tensor with the same letters, along the given ones."""
+        moved = tensor.permute(
             [self.letters.index(letter) for letter in order if letter in self.letters]
         )
         for position, letter in enumerate(order):
@@ -136,9 +143,45 @@ def attend(call: Call, pair: Pair, maps: Lettered, value: Lettered, out: str) ->
         "probabilities": layout.apply(maps.laid([*lead, query, key])),
         "value": layout.apply(laid.expand(*shape, *laid.shape[-2:])),
     }
+    if recorder.taped:
+        arrays |= _scored(pair, layout, (*shape,))
+
+        def lay(tensor: Tensor) -> Tensor:
+            moved = value.along(tensor, [*lead, key, features[0]])
+            return layout.apply(moved.expand(*shape, *moved.shape[-2:]))
+
+        arrays |= _values_again(value.tensor, value.tag, lay)
     spread = Labels((*query_shape, 1), rows.labels.values.unsqueeze(-1)).permute(_inverse(order))
     labels = Labels(tuple(output.shape), spread.values, folded=True)
     return _record(recorder, sides, layout, (output, labels, arranged), arrays)
+
+
+def _values_again(values: Tensor, tag: Any, lay: Callable[[Tensor], Tensor]) -> dict[str, object]:
+    """What it takes to ask for the values of a call in another pass."""
+    if not isinstance(tag, Tokens) or not values.requires_grad:
+        return {}
+    return {
+        "value_input": _projected_from(tag.node),
+        "value_output": activation(values, tag.labels, value=False),
+        "lay_values": lay,
+    }
+
+
+def _projected_from(node: Node) -> Activation | None:
+    """What the last projection behind a value read; nothing where several values met since."""
+    current = node.root
+    while current.read is None and len(current.parents) == 1:
+        current = current.parents[0].root
+    return current.read
+
+
+def _scored(pair: Pair, layout: Arrangement, lead: tuple[int, ...]) -> dict[str, object]:
+    """Queries and keys that the scores were made of, where both have a row per token and head."""
+    sides = [side.node.scored for side in (pair.rows, pair.columns) if side is not None]
+    found = [side for side in sides if side is not None and side.ndim == len(lead) + 2]
+    if len(found) < 2 or any(tuple(one.shape[:-2]) != lead for one in found):
+        return {}
+    return {"query": layout.apply(found[0]), "key": layout.apply(found[1])}
 
 
 def _inverse(order: list[int]) -> list[int]:

@@ -63,7 +63,8 @@ class Call:
             if tag is not None and not isinstance(tag, Constant):
                 self.tagged = True
                 pending = pending or (isinstance(tag, Tokens) and tag.pending is not None)
-        if pending and self.in_place and self.recorder.keep_values:
+        kept = pending or self.recorder.taped
+        if kept and self.in_place and self.recorder.keep_values:
             self.before = {id(tensor): tensor.detach().clone() for tensor in self.operands}
 
     def first_lost(self) -> Lost | None:

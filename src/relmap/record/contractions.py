@@ -16,7 +16,7 @@ from torch import Tensor
 from relmap.record.attention import Lettered, attend
 from relmap.record.calls import Call, constant_along
 from relmap.record.labels import Labels
-from relmap.record.tags import FOLDED, Constant, Lost, Pair, Tag, Tokens
+from relmap.record.tags import FOLDED, Constant, Lost, Pair, Tag, Tokens, activation
 
 _BATCH = "ABCDEFGHIJKLMNOP"
 
@@ -91,13 +91,15 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
         numbers = Labels.number(tag.labels.shape, features)
         tag = call.recorder.merge(tag, tensor, numbers, tag.labels)
     node = call.recorder.node(tag.node)
+    if call.recorder.taped:
+        node.read = activation(tensor, tag.labels, value=False)
     labels = project(tag.labels, letters, out, call.shape)
     tag.state.projected = True
     return Tokens(tag.state, labels, node, tag.pending)
 
 
 def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:
-    sides = []
+    sides: list[Tokens] = []
     shared = (set(product.left_letters) & set(product.right_letters)) - set(product.out_letters)
     for tag, tensor, letters in (
         (left, product.left, product.left_letters),
@@ -118,7 +120,18 @@ def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Ta
         if rows.state is columns.state and rows.labels.same_as(columns.labels):
             return Tokens(rows.state, rows.labels, call.recorder.node(left.node, right.node))
         return call.lost("multiplies tokens of two states token by token")
+    if call.recorder.taped:
+        left.node.scored = _vectors(product.left, product.left_letters, shared)
+        right.node.scored = _vectors(product.right, product.right_letters, shared)
     return Pair(rows, columns, (left.node, right.node))
+
+
+def _vectors(tensor: Tensor, letters: str, shared: set[str]) -> Tensor | None:
+    """An operand of scores with its token and feature axes last, in this order."""
+    if len(shared) != 1:
+        return None
+    axis = letters.index(next(iter(shared)))
+    return tensor.detach() if axis == tensor.ndim - 1 else tensor.detach().transpose(axis, -1)
 
 
 def _is_square(call: Call, product: Product) -> bool:

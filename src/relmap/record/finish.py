@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from relmap.errors import TraceError
-from relmap.graph import Attention, Link, State, StateKind, TokenGraph
+from relmap.graph import Activation, Attention, Link, State, StateKind, TokenGraph
+from relmap.record.biases import freeze_biases
 from relmap.record.examples import token_examples
 from relmap.record.labels import Labels
 from relmap.record.passes import Recorded, recording
@@ -66,14 +67,18 @@ def build_graph(
     needed = _ancestors([draft for group in groups for draft in group])
     number = {id(draft): index for index, draft in enumerate(needed.states)}
     calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
+    onward = _onward(recorder)
     states = [
-        _freeze_state(draft, index, number, calls) for index, draft in enumerate(needed.states)
+        replace(_freeze_state(draft, index, number, calls), onward=onward.get(id(draft)))
+        for index, draft in enumerate(needed.states)
     ]
     attentions = tuple(_freeze_attention(draft, calls, number) for draft in needed.attentions)
     if not attentions:
         raise TraceError("no attention that was recorded takes part in the explained output")
     size = batch or _batch_size(recorded)
     examples = token_examples(states, attentions, size)
+    for draft, numbers in zip(needed.states, examples, strict=True):
+        draft.examples = numbers
     return TokenGraph(
         states=tuple(states),
         attentions=attentions,
@@ -83,6 +88,7 @@ def build_graph(
         examples=examples,
         approximate=recorder.approximations(needed.attentions),
         calls=len(recorder.attentions),
+        biases=freeze_biases(recorder.biases or (), needed.states, number),
     )
 
 
@@ -158,12 +164,23 @@ def _freeze_state(
         attentions=tuple(calls[attention.index] for attention in draft.attentions),
         rows=None if draft.rows is None else link(*draft.rows),
         stream=draft.stream,
+        end=draft.end or draft.stream,
+        additions=tuple(draft.additions),
         residual=draft.residual,
         branch=draft.branch,
         operands=tuple(draft.operands),
         names=draft.names,
         module=draft.module,
     )
+
+
+def _onward(recorder: Recorder) -> dict[int, tuple[Activation, Activation]]:
+    """What the first join made of a state was given of it, and what it returned."""
+    found: dict[int, tuple[Activation, Activation]] = {}
+    for draft in recorder.states if recorder.taped else ():
+        if draft.kind == "join" and draft.links and draft.residual and draft.stream:
+            found.setdefault(id(draft.links[0][0]), (draft.residual, draft.stream))
+    return found
 
 
 def _freeze_link(parent: int, child: Labels, parents: Labels, same_count: bool) -> Link:

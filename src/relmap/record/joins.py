@@ -140,7 +140,12 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
     if wide and _is_residual(pending, other):
         kept = pending.branch or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
         values = (_keep(call, tensors[1], labels), kept)
-        return recorder.join(branch, other, values, call.result)
+        joined = recorder.join(branch, other, values, call.result)
+        entering = joined.state.residual
+        if recorder.taped and pending.held is not None and entering is not None:
+            # A feed-forward branch beside the attention reads what the attention reads.
+            joined.state.additions.append((entering, pending.held[0]))
+        return joined
     if other.state is branch.state:
         # A feed-forward branch beside the attention: the attention's own output is the branch.
         kept = pending.branch or _keep(call, tensors[0], branch.labels)
@@ -206,17 +211,57 @@ def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right
     alike = labels.same_as(other)
     together = _same_tokens(labels, other) if left.state is right.state else None
     if together is not None:
+        _end(call, (left, right), tensors, together)
         return Tokens(left.state, together, node)
     if alike and _inside_join(left, right):
+        _end(call, (left, right), tensors, labels)
         return Tokens(left.state, labels, node)
     if alike and _inside_join(right, left):
+        _end(call, (right, left), (tensors[1], tensors[0]), labels)
         return Tokens(right.state, labels, node)
     raw = [tag.state.kind == "source" and not tag.state.settled for tag in (left, right)]
     if all(raw) and alike:
-        return _colocated(recorder, left, right, labels)
+        return _colocated(call, left, right, labels)
     if left.state.kind == "merge" and right.state.kind == "merge" and alike:
         return recorder.sum((left, right), tensors, call.result)
     return recorder.sum((left, right), tensors, call.result)
+
+
+def _end(
+    call: Call, tags: tuple[Tokens, Tokens], tensors: tuple[Tensor, Tensor], labels: Labels
+) -> None:
+    """Note that a branch computed from a stream was added to it: so far nothing comes later."""
+    state, recorder = tags[0].state, call.recorder
+    if not recorder.taped or call.name != "add" or state.stream is None:
+        return
+    if any(tuple(one.shape) != state.stream.shape for one in (*tensors, call.result)):
+        return
+    (stream, branch), (one, other) = tags, tensors
+    if stream.state is branch.state:
+        if descends(stream.node, branch.node.root):
+            (stream, branch), (one, other) = (branch, stream), (other, one)
+        elif not descends(branch.node, stream.node.root):
+            return
+        if not _unprojected(stream):
+            return
+        before = _keep(call, one, labels)
+    else:  # computed beside the attention, from what that reads
+        before = state.residual or _keep(call, one, labels)
+    state.additions.append((before, _keep(call, other, labels)))
+    state.end = activation(call.result, labels, value=False)
+
+
+def _unprojected(tokens: Tokens) -> bool:
+    """Whether tokens are their stream itself, normed perhaps, and not a projection of it."""
+    start = tokens.state.node
+    waiting = [tokens.node]
+    while waiting:
+        node = waiting.pop()
+        if start is None or node.index < start.index:
+            return True
+        if node.read is None:
+            waiting += [*node.parents, *((node.origin,) if node.origin else ())]
+    return False
 
 
 def _same_tokens(left: Labels, right: Labels) -> Labels | None:
@@ -239,8 +284,9 @@ def _inside_join(joined: Tokens, other: Tokens) -> bool:
     return links[0][0] is other.state
 
 
-def _colocated(recorder: Recorder, left: Tokens, right: Tokens, labels: Labels) -> Tokens:
+def _colocated(call: Call, left: Tokens, right: Tokens, labels: Labels) -> Tokens:
     """Two inputs added token by token are one source with both names."""
+    recorder = call.recorder
     first, second = left.state, right.state
     names = tuple(dict.fromkeys((*first.names, *second.names)))
     if names == first.names:
@@ -248,6 +294,7 @@ def _colocated(recorder: Recorder, left: Tokens, right: Tokens, labels: Labels) 
     state = recorder.new_state("source", labels, names=names)
     state.tokens, state.shape = first.tokens, first.shape
     state.grid, state.positions = first.grid or second.grid, first.positions
+    state.stream = activation(call.result, labels, recorder.keep_values)
     return Tokens(state, labels, recorder.node(left.node, right.node))
 
 

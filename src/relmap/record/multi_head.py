@@ -14,6 +14,9 @@ from torch.nn import functional
 
 from relmap.record.calls import Call
 
+HIDDEN_ATTENTION = "multi_head_attention_forward"
+"""The function that is written out."""
+
 
 def multi_head_attention_forward(call: Call) -> Any:
     """Shape (b): the same computation in public functions, watched by the recorder."""
@@ -25,6 +28,11 @@ def multi_head_attention_forward(call: Call) -> Any:
         raise call.recorder.refuse("nn.MultiheadAttention with static keys is not read")
     with call.recorder:
         return _multi_head(given)
+
+
+def written_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """The same computation in public functions, for a mode that calls it inside itself."""
+    return _multi_head(dict(zip(_MHA_ARGUMENTS, args, strict=False)) | kwargs)
 
 
 _MHA_ARGUMENTS = [

@@ -8,7 +8,7 @@ off. One pass runs at a time; threads take turns.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,8 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from relmap.errors import InputError, TraceError
-from relmap.record.recorder import Recorder
+from relmap.record.recorder import Recorder, Run
 from relmap.record.tags import is_floating
+from relmap.record.tape import Tape, TapedRecorder
 
 _TURNS = threading.RLock()
 _AUXILIARY = [
@@ -61,15 +62,20 @@ class Recorded:
     recorder: Recorder
     output: Any
     inputs: dict[str, Tensor]
+    tape: Tape | None = None
 
 
 @contextmanager
 def recording(
-    network: nn.Module, inputs: Mapping[str, Any], keep_values: bool = True
-) -> Iterator[Recorded]:
+    network: nn.Module, inputs: Mapping[str, Any], keep_values: bool = True,
+    interception: Callable[[Recorder], Run] | None = None, keep_biases: bool = False,
+    taped: bool = False,
+) -> Iterator[Recorded]:  # fmt: skip
     """Run the network once under the recorder; autograd's graph lives as long as the block.
 
-    `keep_values` keeps what enters and leaves every residual join, for Input x Gradient.
+    `keep_values` keeps what enters and leaves every residual join, for Input x Gradient. With an
+    `interception` it runs every function in the network's place. `keep_biases` notes the bias of
+    every operation, `taped` keeps all that it takes to run the network again.
     """
     check_network(network)
     with _TURNS, ExitStack() as stack:
@@ -79,9 +85,16 @@ def recording(
         stack.enter_context(_without_fast_path())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_uncompiled())
-        recorder = Recorder(network, keep_values)
+        recorder = TapedRecorder(network) if taped else Recorder(network, keep_values)
+        tape = recorder.tape if isinstance(recorder, TapedRecorder) else None
+        recorder.biases = [] if keep_biases else None
         stack.callback(recorder.forget)
+        if interception is not None:
+            recorder.run = interception(recorder)
         arguments, tagged = _enter(recorder, inputs)
+        if tape is not None:
+            stack.callback(tape.close)
+            tape.enter(arguments)
         with recorder:
             output = network(**arguments)
         if not recorder.attentions and recorder.hidden:
@@ -91,7 +104,7 @@ def recording(
                 "no attention was found in this network's forward pass; relmap explains "
                 "attention models (for others use a gradient method of captum or zennit)"
             )
-        yield Recorded(recorder, output, tagged)
+        yield Recorded(recorder, output, tagged, tape)
 
 
 def _enter(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
 from relmap.graph import Activation
+from relmap.record.biases import BiasDraft, note_bias
 from relmap.record.calls import PARTS, Call, function_name, reads_learned_tokens
 from relmap.record.labels import Labels
 from relmap.record.rules import REPLACED, RULES, drop
@@ -37,16 +39,26 @@ from relmap.record.tags import (
 
 _TAG = "_relmap_tag"
 
+Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""What runs a function of the network in its place: (function, args, kwargs) -> result."""
+
 
 class Recorder(TorchFunctionMode):
-    """Watches torch functions inside a `with` block and drafts the token graph."""
+    """Watches torch functions inside a `with` block and drafts the token graph.
+
+    `taped` says that the pass can be run again, so that drafts note where that is possible.
+    """
+
+    taped = False
 
     def __init__(self, network: nn.Module, keep_values: bool = True) -> None:
         super().__init__()
         self.keep_values = keep_values
+        self.run: Run | None = None
         self.states: list[StateDraft] = []
         self.attentions: list[AttentionDraft] = []
         self.hidden: list[str] = []
+        self.biases: list[BiasDraft] | None = None  # a list only where a method asks for them
         self._flags: list[tuple[Node, str]] = []
         self.module_names = {id(module): name for name, module in network.named_modules()}
         self._settled: dict[frozenset[int], StateDraft] = {}
@@ -61,6 +73,8 @@ class Recorder(TorchFunctionMode):
     ) -> Any:
         """Run one torch function and tag what it returns."""
         name = function_name(function)
+        if self.run is not None:
+            function = partial(self._intercepted, function)
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
             return REPLACED[name](call)
@@ -77,7 +91,13 @@ class Recorder(TorchFunctionMode):
             isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
         ):
             result = self._tag_result(call)
+            if self.biases is not None and (bias := note_bias(call)) is not None:
+                self.biases.append(bias)
         return result
+
+    def _intercepted(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.run is not None
+        return self.run(function, args, kwargs)
 
     def _tag_result(self, call: Call) -> Any:
         if not call.tagged:

@@ -23,11 +23,16 @@ from relmap.record.labels import Labels
 
 @dataclass(eq=False, slots=True)
 class Node:
-    """One computed value. `origin` is the value it is but for movement, casts and constants."""
+    """One computed value. `origin` is the value it is but for movement, casts and constants.
+
+    Where a pass can be run again, `read` is what a projection read, `scored` the operand of scores.
+    """
 
     index: int
     parents: tuple[Node, ...] = ()
     origin: Node | None = None
+    read: Activation | None = None
+    scored: Tensor | None = None
 
     @property
     def root(self) -> Node:
@@ -61,6 +66,8 @@ class StateDraft:
     attentions: list[AttentionDraft] = field(default_factory=list)
     rows: tuple[StateDraft, Labels, Labels] | None = None
     stream: Activation | None = None
+    end: Activation | None = None
+    additions: list[tuple[Activation, Activation]] = field(default_factory=list)
     residual: Activation | None = None
     branch: Activation | None = None
     operands: list[Activation] = field(default_factory=list)
@@ -73,6 +80,7 @@ class StateDraft:
     read: bool = False
     projected: bool = False
     node: Node | None = None
+    examples: Tensor | None = None
 
 
 @dataclass(eq=False)

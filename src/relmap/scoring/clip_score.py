@@ -15,7 +15,10 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.inputs import read_image
 
-__all__ = ["ClipScorer", "clip_score", "ref_clip_score"]
+__all__ = ["CLIP_SCORES", "ClipScorer", "clip_score", "ref_clip_score"]
+
+CLIP_SCORES = ("clip-score", "ref-clip-score")
+"""Their names among the scores of captions; they take the pictures and a CLIP besides."""
 
 PROMPT = "A photo depicts "
 
@@ -136,15 +139,38 @@ class ClipScorer:
         Raises:
             InputError: If pictures, captions and references do not fit, or one cannot be read.
         """
-        if len(images) != len(captions) or not captions:
-            raise InputError(f"{len(captions)} captions of {len(images)} pictures")
-        seen, said = self.embed_images(images), self.embed_texts(captions)
+        seen, said = self._embed_pairs(images, captions)
         if references is None:
             return clip_score(seen, said)
+        return ref_clip_score(seen, said, self._embed_each(references, said))
+
+    def score_both(
+        self, images: Sequence[Any], captions: Sequence[str], references: Sequence[Sequence[str]]
+    ) -> dict[str, Float[Tensor, " pairs"]]:
+        """CLIPScore and RefCLIPScore of a caption for each picture, which is looked at once.
+
+        Raises:
+            InputError: As in `score`.
+        """
+        seen, said = self._embed_pairs(images, captions)
+        known = self._embed_each(references, said)
+        values = (clip_score(seen, said), ref_clip_score(seen, said, known))
+        return dict(zip(CLIP_SCORES, values, strict=True))
+
+    def _embed_pairs(
+        self, images: Sequence[Any], captions: Sequence[str]
+    ) -> tuple[Float[Tensor, "pairs width"], Float[Tensor, "pairs width"]]:
+        if len(images) != len(captions) or not captions:
+            raise InputError(f"{len(captions)} captions of {len(images)} pictures")
+        return self.embed_images(images), self.embed_texts(captions)
+
+    def _embed_each(
+        self, references: Sequence[Sequence[str]], like: Float[Tensor, "_ width"]
+    ) -> Sequence[Float[Tensor, "_ width"]]:
+        """The embeddings of each list of texts, as wide as those that they are compared with."""
         flat = [text for texts in references for text in texts]
-        sizes = [len(texts) for texts in references]
-        found = self.embed_texts(flat) if flat else said[:0]
-        return ref_clip_score(seen, said, found.split(sizes))
+        found = self.embed_texts(flat) if flat else like[:0]
+        return found.split([len(texts) for texts in references])
 
     @property
     def _device(self) -> torch.device:

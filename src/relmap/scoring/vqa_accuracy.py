@@ -18,7 +18,13 @@ from relmap.answers import normalise_answer, strip_punctuation
 from relmap.disk import write_whole
 from relmap.errors import InputError
 
-__all__ = ["Accuracy", "summarise", "vqa_accuracy", "write_submission"]
+__all__ = ["PUBLISHED_RULE", "Accuracy", "summarise", "vqa_accuracy", "write_submission"]
+
+PUBLISHED_RULE = (
+    "VQA accuracy as visualqa.org/evaluation defines it, the model's and people's answers "
+    "normalised alike; the official script (as_script=True) normalises people's answers less"
+)
+"""What `vqa_accuracy` measures by default, in words for a model card."""
 
 FEWEST = 4  # people needed for an answer that all gave to be fully right with one left out
 
@@ -44,9 +50,10 @@ def vqa_accuracy(
     Args:
         answers: What the model says to each question.
         humans: What people said to each, as they said it.
-        as_script: Follow the official script where it parts from the published rule: people's
-            answers lose their punctuation only, and not even that where all people agree. On VQA
-            v2 it makes an answer such as "t-shirt", if unanimous, impossible to give.
+        as_script: Follow the official script where it parts from the published rule
+            (visualqa.org/evaluation), which normalises both sides: in the script people's answers
+            lose their punctuation only, and not even that where all people agree. On VQA v2 it
+            makes an answer such as "t-shirt", if unanimous, impossible to give.
 
     Raises:
         InputError: If there is not one list of at least four human answers per answer.

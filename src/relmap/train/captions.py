@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from relmap.clipmapper import CLIPmapperForCaptioning
 from relmap.data import CaptionedImage
 from relmap.errors import InputError
 from relmap.scoring import find_score, scores_here
+from relmap.scoring.clip_score import CLIP_SCORES, ClipScorer
 from relmap.train.course import make_course
 from relmap.train.evaluation import describe, score_captions, spread
 from relmap.train.examples import FeatureSource, caption_examples, pictures_of, read_captions
@@ -42,9 +44,10 @@ def train_captions(run: Run) -> dict[str, Any]:
     if run.blind == "question" or run.answers is not None:
         raise InputError("captions answer no question: --blind question and --answers are for vqa")
     for name in recipe.training.scores or ():
-        find_score(name)  # refuse before the long part, not after it
+        if name not in CLIP_SCORES:
+            find_score(name)  # refuse before the long part, not after it
     settings = run.settings(recipe)
-    if (found := open_output(run, settings)) is not None:
+    if (found := open_output(run.output, settings)) is not None:
         return found
     arguments = make_arguments(run, recipe)
     form = run.format or recipe.data.format
@@ -97,7 +100,19 @@ def evaluate_captions(
         return found
     if rows is not None:
         return found | score_captions([images[row] for row in rows], captions)
-    return found | score_captions(images, captions, training.scores or scores_here())
+    wanted = training.scores or [*scores_here(), *CLIP_SCORES]
+    texts = [name for name in wanted if name not in CLIP_SCORES]
+    judge = own_judge(source) if len(texts) < len(wanted) else None
+    scores = score_captions(images, captions, texts, judge)
+    shown = (name for name in scores if name in wanted)
+    return found | {name: scores[name] for name in shown}
+
+
+def own_judge(source: FeatureSource) -> ClipScorer:
+    """The frozen CLIP that a CLIPmapper stands on, as a judge of captions."""
+    encoders = source.encoders
+    parts = SimpleNamespace(image_processor=encoders.processor, tokenizer=encoders.tokenizer)
+    return ClipScorer(encoders.clip, parts)
 
 
 def written_captions(

@@ -15,7 +15,7 @@ from relmap.disk import write_whole
 from relmap.train.recipe import Recipe
 from relmap.train.run import Run
 
-__all__ = ["command", "markdown_table", "score_rows", "versions", "write_card"]
+__all__ = ["command", "markdown_table", "score_notes", "score_rows", "versions", "write_card"]
 
 PIPELINES = {"vqa": "visual-question-answering", "captions": "image-to-text"}
 PACKAGES = ("relmap", "torch", "transformers", "accelerate", "numpy")
@@ -98,6 +98,8 @@ def score_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
     """The rows of a table of scores: of answers with their numbers, or of captions."""
     if "accuracy" not in found:
         for name, value in found.items():
+            if isinstance(value, str):  # a note
+                continue
             yield name, str(value) if isinstance(value, int) else f"{value:.2f}"
         return
     yield "all", f"{100 * found['accuracy']:.2f} %", str(found["questions"])
@@ -107,6 +109,15 @@ def score_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
             yield shown, f"{100 * one['accuracy']:.2f} %", str(one["questions"])
 
 
+def score_notes(found: Mapping[str, Any]) -> Iterator[str]:
+    """What has to be known to compare the scores, as paragraphs."""
+    if "rule" in found:
+        yield from (f"Accuracy: {found['rule']}.", "")
+    if "clip-score" in found:
+        judge = found.get("judge", "the frozen CLIP that the model stands on")
+        yield from (f"CLIPScore: by {judge}; values of different CLIPs do not compare.", "")
+
+
 def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
     for split, found in scores.items():
         heads = ("questions", "accuracy", "number") if "accuracy" in found else ("score", "")
@@ -114,3 +125,4 @@ def _scores(scores: Mapping[str, Any]) -> Iterator[str]:
         yield ""
         yield from markdown_table(heads, score_rows(found))
         yield ""
+        yield from score_notes(found)

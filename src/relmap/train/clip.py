@@ -8,9 +8,10 @@ What comes out is a folder that transformers loads: the CLIP, its tokenizer, its
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import permutations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,17 +20,21 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
+from relmap.disk import write_whole
 from relmap.errors import InputError
+from relmap.train.contents import mark_parts
 from relmap.train.contrast import Contrast, PhraseTable
+from relmap.train.features import tell_of_cuts
 from relmap.train.pixels import Pixels
 from relmap.train.regions import GROUND, Regions
-from relmap.train.steady import Pace, last_checkpoint, steady_trainer
-from relmap.train.tokenizer import train_tokenizer
+from relmap.train.run import check_samples, open_output, require_extra
+from relmap.train.steady import Pace, train_steadily
+from relmap.train.tokenizer import tokens_of, train_tokenizer
 
 if TYPE_CHECKING:
     from relmap.data import CaptionedImage
 
-__all__ = ["ClipRecipe", "measure_clip", "train_clip"]
+__all__ = ["ClipRecipe", "remove_work", "train_clip"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +79,23 @@ class ClipRecipe:
     checkpoint_minutes: float = 5.0
     about: str = field(default="a small CLIP by region-word, then image-text contrast")
 
+    def __post_init__(self) -> None:
+        check_samples(self.samples)
+
+    def lasting(self, samples: int) -> ClipRecipe:
+        """The same training in another length, its warm-up in proportion.
+
+        Raises:
+            InputError: The length is below 1.
+
+        Example:
+            >>> ClipRecipe(samples=1000, warmup_steps=100).lasting(50).warmup_steps
+            5
+        """
+        return replace(
+            self, samples=samples, warmup_steps=round(self.warmup_steps * samples / self.samples)
+        )
+
 
 def train_clip(
     captions: Sequence[CaptionedImage],
@@ -83,26 +105,41 @@ def train_clip(
     regions: Regions | None = None,
     answered: Mapping[int | str, Sequence[str]] | None = None,
     seed: int = 0,
+    settings: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Trains a small CLIP and saves it; a run that was stopped goes on from its last checkpoint.
+    """Trains a small CLIP and saves it.
 
-    `answered` are questions with their answers ("is there a star? yes") by the number of their
-    picture: they are texts of that picture beside its captions.
+    A run that was stopped goes on from its last checkpoint; of one that was finished nothing is
+    done again.
+
+    Args:
+        answered: Questions with their answers ("is there a star? yes") by the number of their
+            picture: they are texts of that picture beside its captions.
+        settings: What run.json says of the run and compares when it goes on; by default all that is
+            given here.
 
     Raises:
-        InputError: There are fewer pictures than a batch has.
+        InputError: There are fewer pictures than a batch has, or the folder holds another run.
+        MissingExtraError: accelerate is not installed.
     """
     from transformers import set_seed
 
-    output = Path(output)
+    begun = time.monotonic()
+    require_extra()
+    output, answered = Path(output), answered or {}
     if len(captions) < recipe.batch_size:
         raise InputError(f"{len(captions)} pictures do not fill a batch of {recipe.batch_size}")
-    begun = time.monotonic()
+    if settings is None:
+        settings = _settings(captions, answered, regions, recipe, seed)
+    open_output(output, settings)
+    if (output / "training.json").is_file():
+        remove_work(output)
+        return output
     set_seed(seed)
-    answered = answered or {}
     spoken = {text for texts in answered.values() for text in texts}
     spoken |= {text for one in captions for text in one.captions}
     tokenizer = train_tokenizer([GROUND, *sorted(spoken)], recipe.vocabulary)
+    tell_of_cuts(sorted(spoken), tokenizer, tokenizer.model_max_length)
     processor = _image_processor(recipe.side)
     pixels = Pixels.read([one.image for one in captions], processor, output / "pixels")
     clip = _new_clip(recipe, tokenizer)
@@ -110,69 +147,40 @@ def train_clip(
         clip, _phrase_tables(regions, tokenizer, recipe.colour_word), equal_texts=recipe.equal_texts
     )
     rows = _Rows(captions, answered, regions, recipe, seed)
-    trainer = _trainer(model, rows, _Batch(pixels, tokenizer), recipe, output / "checkpoints", seed)
-    trainer.train(resume_from_checkpoint=last_checkpoint(output / "checkpoints"))
+    pace = _pace(model, rows, recipe, begun)
+    minutes = train_steadily(model, rows, _Batch(pixels, tokenizer).collate, output, pace)
     clip.save_pretrained(output)
     _save_processor(processor, tokenizer, output)
-    about = {"recipe": asdict(recipe), "seed": seed, "minutes": (time.monotonic() - begun) / 60}
-    (output / "training.json").write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    about = {"recipe": asdict(recipe), "seed": seed, "minutes": minutes}
+    write_whole(output / "training.json", (json.dumps(about, indent=1) + "\n").encode())
+    remove_work(output)
     return output
 
 
-@torch.no_grad()
-def measure_clip(
-    folder: str | Path,
+def remove_work(output: Path) -> None:
+    """Removes what only a run that is not finished needs."""
+    for name in ("checkpoints", "pixels"):
+        shutil.rmtree(output / name, ignore_errors=True)
+
+
+def _settings(
     captions: Sequence[CaptionedImage],
-    regions: Regions | None = None,
-    *,
-    among: int = 1024,
-    siblings: int = 4,
-) -> dict[str, float]:
-    """How well a CLIP matches pictures and texts.
-
-    Retrieval at rank 1 among `among` pictures and among siblings, with the first caption of each,
-    and the share of object patches that are nearest to their category's name.
-    """
-    from transformers import AutoTokenizer, CLIPModel
-    from transformers.models.auto.image_processing_auto import AutoImageProcessor
-
-    folder = Path(folder)
-    clip = CLIPModel.from_pretrained(folder).eval()
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    processor = AutoImageProcessor.from_pretrained(folder)
-    captions = list(captions[:among])
-    pixels = Pixels.read([one.image for one in captions], processor, None)
-    model = Contrast(clip, []).eval()
-    images, patches = _encode_images(clip, pixels)
-    tokens = tokenizer([one.captions[0] for one in captions], padding=True, return_tensors="pt")
-    texts = model._text({name: tokens[name] for name in ("input_ids", "attention_mask")})
-    similarity = images @ texts.T
-    right = torch.arange(len(captions))
-    groups = right // siblings
-    close = similarity.masked_fill(groups[:, None] != groups[None], -torch.inf)
-    found = {
-        "image_to_text": (similarity.argmax(1) == right).double().mean().item(),
-        "text_to_image": (similarity.argmax(0) == right).double().mean().item(),
-        "among_siblings": (close.argmax(1) == right).double().mean().item(),
+    answered: Mapping[int | str, Sequence[str]],
+    regions: Regions | None,
+    recipe: ClipRecipe,
+    seed: int,
+) -> dict[str, Any]:
+    """All that decides about the weights, as JSON."""
+    said = (f"{one.image.name} {one.image_id} {one.captions}" for one in captions)
+    shown = () if regions is None else (*regions.names, regions.categories.tobytes())
+    return {
+        "task": "clip",
+        "seed": seed,
+        "recipe": asdict(recipe),
+        "captions": f"{len(captions)}, {mark_parts(said)}",
+        "questions": f"{len(answered)}, {mark_parts(map(repr, answered.items()))}",
+        "regions": None if regions is None else mark_parts(shown),
     }
-    if regions is not None:
-        names = tokenizer([*regions.names, GROUND], padding=True, return_tensors="pt")
-        texts = model._text({name: names[name] for name in ("input_ids", "attention_mask")})
-        shown = torch.from_numpy(regions.categories[: len(captions)].astype(np.int64))
-        hit = (patches @ texts.T).argmax(-1) == shown
-        found["patches"] = hit[shown >= 0].double().mean().item()
-    return found
-
-
-def _encode_images(clip: Any, pixels: Pixels) -> tuple[Any, Any]:
-    images, patches = [], []
-    for rows in np.array_split(np.arange(len(pixels)), max(len(pixels) // 128, 1)):
-        vision = clip.vision_model
-        hidden = vision.post_layernorm(vision(pixels.take(rows)).last_hidden_state)
-        projected = torch.nn.functional.normalize(clip.visual_projection(hidden), dim=-1)
-        images.append(projected[:, 0])
-        patches.append(projected[:, 1:])
-    return torch.cat(images), torch.cat(patches)
 
 
 _ORDERS = tuple(list(order) for order in permutations(range(3)) if order != (0, 1, 2))
@@ -231,12 +239,8 @@ class _Batch:
 
     def collate(self, rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The batch of these rows."""
-        tokens = self.tokenizer([row["text"] for row in rows], padding=True, return_tensors="pt")
-        batch = {
-            "pixel_values": self.pixels.take(np.array([row["row"] for row in rows])),
-            "input_ids": tokens["input_ids"],
-            "attention_mask": tokens["attention_mask"],
-        }
+        pixels = self.pixels.take(np.array([row["row"] for row in rows]))
+        batch = {"pixel_values": pixels} | tokens_of(self.tokenizer, [row["text"] for row in rows])
         if "categories" in rows[0]:
             categories = np.stack([row["categories"] for row in rows])
             batch["categories"] = torch.from_numpy(categories.astype(np.int64))
@@ -247,9 +251,7 @@ class _Batch:
         return batch
 
 
-def _trainer(
-    model: Contrast, rows: _Rows, batch: _Batch, recipe: ClipRecipe, folder: Path, seed: int
-) -> Any:
+def _pace(model: Contrast, rows: _Rows, recipe: ClipRecipe, begun: float) -> Pace:
     regions = rows.regions is not None
     start = recipe.alone if regions else 0.0
 
@@ -270,15 +272,15 @@ def _trainer(
     def before(step: int) -> None:
         model.share = share(step)
 
-    pace = Pace(
+    return Pace(
         batch_size=recipe.batch_size,
         learning_rate=recipe.learning_rate,
         rate=rate,
         before=before,
         minutes=recipe.checkpoint_minutes,
-        seed=seed,
+        seed=rows.seed,
+        begun=begun,
     )
-    return steady_trainer(model, rows, batch.collate, folder, pace)
 
 
 def _new_clip(recipe: ClipRecipe, tokenizer: Any) -> Any:
@@ -339,11 +341,9 @@ def _phrase_tables(
 ) -> list[PhraseTable]:
     tables = []
     for number, (texts, of_category) in enumerate(() if regions is None else regions.tables):
-        tokens = tokenizer(list(texts), padding=True, return_tensors="pt")
-        names = ("input_ids", "attention_mask")
         tables.append(
             PhraseTable(
-                tokens={name: tokens[name] for name in names},
+                tokens=tokens_of(tokenizer, texts),
                 of_category=torch.from_numpy(of_category),
                 ground=texts.index(GROUND) if GROUND in texts else None,
                 colours=colour_word is not None and number in (0, 1 + colour_word),

@@ -3,37 +3,46 @@
 from __future__ import annotations
 
 import json
-import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from relmap.data import DATA
-from relmap.disk import write_whole
-from relmap.errors import InputError
-from relmap.train.card import command, markdown_table, versions
-from relmap.train.clip import measure_clip
-from relmap.train.regions import read_regions
+import numpy as np
+import torch
 
-__all__ = ["measure_folder", "write_clip_card"]
+from relmap.data import DATA, CaptionedImage, files_of
+from relmap.disk import write_whole
+from relmap.train.card import command, markdown_table, versions
+from relmap.train.contrast import Contrast
+from relmap.train.pixels import Pixels
+from relmap.train.regions import GROUND, Regions, read_regions
+from relmap.train.session import machine
+from relmap.train.tokenizer import tokens_of
+
+__all__ = ["measure_clip", "measure_folder", "write_clip_card"]
 
 SPLITS = ("val", "test")
 _SAID = {
     "image_to_text": "image to text, rank 1",
     "text_to_image": "text to image, rank 1",
-    "among_siblings": "image to text among four siblings",
+    "among_siblings": "image to text among siblings",
     "patches": "object patches nearest to their object's name",
 }
 
 
-def measure_folder(model: Path, data: Path, format: str = "coco-captions") -> dict[str, Any]:
-    """The measures of a CLIP on every split of a folder beside the training one."""
+def measure_folder(
+    model: Path, data: Path, format: str = "coco-captions", **options: Any
+) -> dict[str, Any]:
+    """The measures of a CLIP on every split that a folder has beside the training one.
+
+    Raises:
+        InputError: A split is there and cannot be read.
+    """
     found: dict[str, Any] = {}
     for split in SPLITS:
-        try:
-            captions = DATA.get(format).function(data, split=split)
-        except InputError:  # the folder has no such split
+        if not files_of(format, data, split):
             continue
+        captions = DATA.get(format).function(data, split=split)
         instances = data / "annotations" / f"instances_{split}.json"
         regions = None
         if instances.is_file():
@@ -41,23 +50,90 @@ def measure_folder(model: Path, data: Path, format: str = "coco-captions") -> di
             grid = side["image_size"] // side["patch_size"]
             regions = read_regions(instances, [int(one.image_id) for one in captions], grid)
         found[split] = {"pictures": min(len(captions), 1024)}
-        found[split] |= measure_clip(model, captions, regions)
+        found[split] |= measure_clip(model, captions, regions, **options)
     return found
 
 
+@torch.no_grad()
+def measure_clip(
+    folder: str | Path,
+    captions: Sequence[CaptionedImage],
+    regions: Regions | None = None,
+    *,
+    among: int = 1024,
+    siblings: int = 4,
+    equal_texts: bool = False,
+) -> dict[str, float]:
+    """How well a CLIP matches pictures and texts.
+
+    Retrieval at rank 1 among `among` pictures and among siblings, with the first caption of each,
+    and the share of object patches that are nearest to their category's name. With `equal_texts` a
+    caption is right for every picture that has an equal one.
+    """
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    folder = Path(folder)
+    clip = CLIPModel.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    captions = list(captions[:among])
+    pixels = Pixels.read([one.image for one in captions], processor, None)
+    model = Contrast(clip, []).eval()
+    images, patches = _encode_images(clip, pixels)
+    said = [one.captions[0] for one in captions]
+    texts = model._text(tokens_of(tokenizer, said))
+    similarity = images @ texts.T
+    own = torch.arange(len(captions))
+    alike = torch.tensor([said.index(text) for text in said]) if equal_texts else own
+    found = {
+        "image_to_text": (alike[similarity.argmax(1)] == alike).double().mean().item(),
+        "text_to_image": (alike[similarity.argmax(0)] == alike).double().mean().item(),
+    }
+    if siblings > 1:
+        groups = own // siblings
+        close = similarity.masked_fill(groups[:, None] != groups[None], -torch.inf)
+        right = alike[close.argmax(1)] == alike
+        found["among_siblings"] = right.double().mean().item()
+    if regions is not None:
+        texts = model._text(tokens_of(tokenizer, [*regions.names, GROUND]))
+        shown = torch.from_numpy(regions.categories[: len(captions)].astype(np.int64))
+        hit = (patches @ texts.T).argmax(-1) == shown
+        found["patches"] = hit[shown >= 0].double().mean().item()
+    return found
+
+
+def _encode_images(clip: Any, pixels: Pixels) -> tuple[Any, Any]:
+    images, patches = [], []
+    for rows in np.array_split(np.arange(len(pixels)), max(len(pixels) // 128, 1)):
+        vision = clip.vision_model
+        hidden = vision.post_layernorm(vision(pixels.take(rows)).last_hidden_state)
+        projected = torch.nn.functional.normalize(clip.visual_projection(hidden), dim=-1)
+        images.append(projected[:, 0])
+        patches.append(projected[:, 1:])
+    return torch.cat(images), torch.cat(patches)
+
+
 def write_clip_card(model: Path, data: Path, format: str = "coco-captions") -> dict[str, Any]:
-    """Writes results.json and README.md beside the weights; returns the results."""
+    """Writes README.md and results.json beside the weights; returns the results.
+
+    Raises:
+        InputError: A split of the data cannot be read.
+    """
     training = json.loads((model / "training.json").read_text(encoding="utf-8"))
+    recipe = training["recipe"]
+    alike = {name: recipe[name] for name in ("siblings", "equal_texts")}
     results = {
         "command": command(),
         "minutes": training["minutes"],
         "seed": training["seed"],
-        "machine": platform.machine(),
+        "machine": machine(),
         "versions": versions(),
-        "scores": measure_folder(model, data, format),
+        "scores": measure_folder(model, data, format, **alike),
     }
+    card = _card(results, recipe, data.absolute().name)
+    write_whole(model / "README.md", card.encode())
     write_whole(model / "results.json", (json.dumps(results, indent=1) + "\n").encode())
-    write_whole(model / "README.md", _card(results, training["recipe"], data.name).encode())
     return results
 
 
@@ -66,7 +142,7 @@ def _card(results: Mapping[str, Any], recipe: Mapping[str, Any], data: str) -> s
         "data": data,
         "pictures seen": f"{recipe['samples']:,}",
         "seed": str(results["seed"]),
-        "minutes of training": f"{results['minutes']:.1f}",
+        "minutes of training": f"{results['minutes']:.1f} on {results['machine']}",
         "versions": ", ".join(f"{name} {one}" for name, one in results["versions"].items()),
     }
     lines = [

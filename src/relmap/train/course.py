@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -119,7 +119,8 @@ def make_course(
 ) -> Course:
     """The course of a recipe over examples of these kinds.
 
-    `samples` shortens or lengthens all stages in proportion, for a trial of a recipe.
+    `samples` shortens or lengthens all stages in proportion, for a trial of a recipe; steps of
+    warm-up, and steps from which a rate decays, go with them.
 
     Raises:
         InputError: A stage names a kind that no example has, or is left without examples.
@@ -138,8 +139,19 @@ def make_course(
         start = legs[-1].start + legs[-1].steps if legs else 0
         # rounded up against one half too many that the scaling may leave
         steps = max(math.ceil(length * scale / training.batch_size - 1e-9), 1)
-        legs.append(Leg(stage, start, steps, tuple(pools.values()), _shares(stage, pools)))
+        shares = _shares(stage, pools)
+        legs.append(Leg(_scaled(stage, scale), start, steps, tuple(pools.values()), shares))
     return Course(legs, training.batch_size, seed)
+
+
+def _scaled(stage: Stage, scale: float) -> Stage:
+    """The stage with its steps as many times as long; shares of it are what they were."""
+    warmup, begin = stage.warmup_steps, stage.decay_from
+    return replace(
+        stage,
+        warmup_steps=None if warmup is None else round(warmup * scale),
+        decay_from=round(begin * scale) if isinstance(begin, int) else begin,
+    )
 
 
 def _choose(

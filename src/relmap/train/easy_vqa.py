@@ -4,8 +4,10 @@
     output/mapper-a/, mapper-b/      the models, each with its log and card
     output/results.json, README.md   how well they answer the test questions, and the minutes
 
-The CLIP sees nothing but the training pictures and what their questions say of them. A command of
-minutes, it is where a claim about CLIPmappers can be tried on published pictures.
+The CLIP sees nothing but the training pictures and what their questions say of them, each picture
+as it is and in a few copies: 4,000 are soon known by heart, and a small circle stays a circle when
+it is mirrored or stands a few pixels aside. A command of minutes, it is where a claim about
+CLIPmappers can be tried on published pictures.
 """
 
 from __future__ import annotations
@@ -18,15 +20,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
 from relmap.disk import write_whole
-from relmap.train.card import command, markdown_table, score_rows, versions
+from relmap.train.card import command, markdown_table, score_notes, score_rows, versions
 from relmap.train.clip_folder import ClipSource, find_source, train_clip_folder
+from relmap.train.examples import read_questions
 from relmap.train.run import Run, open_output
 from relmap.train.vqa import read_splits, train_vqa
 
 __all__ = ["train_easy_vqa"]
 
 MAPPERS = ("a", "b")
+COPIES = 3  # of every training picture, for the CLIP
+ASIDE = 1 / 16  # of a picture's side: as far as a copy is moved at most
 
 
 def train_easy_vqa(
@@ -41,8 +50,10 @@ def train_easy_vqa(
     """Trains a small CLIP and CLIPmappers A and B on easy-VQA and returns their test accuracy.
 
     `samples` is the length of each of the three trainings, if not their recipes'; `clip` is how the
-    CLIP is trained, if not as `relmap train clip --recipe easy-vqa` does. A run that was killed
-    goes on when it is started again; one that was finished returns its results.
+    CLIP is trained, if not as `relmap train clip --recipe easy-vqa` does. It learns from the
+    training pictures and three copies of each, moved by up to a sixteenth of their side and one of
+    them mirrored. A run that was killed goes on when it is started again; one that was finished
+    returns its results.
 
     Raises:
         InputError: The data cannot be used, or the folder holds another run.
@@ -66,9 +77,16 @@ def train_easy_vqa(
         read_splits(
             run, run.read_recipe("vqa")
         )  # what is missing should be said before the minutes
-    if (found := open_output(run, settings)) is not None:
+    if (found := open_output(output, settings)) is not None:
         return found
-    learned = _train_clip(run, source)
+    copies = output / "copies"
+    learned = train_clip_folder(
+        _copy_data(run, source.questions, copies / data.absolute().name),
+        output / "clip",
+        source=source,
+        samples=samples,
+        seed=seed,
+    )
     found = {
         mapper: train_vqa(
             dataclasses.replace(run, mapper=mapper, output=output / f"mapper-{mapper}")
@@ -87,7 +105,8 @@ def train_easy_vqa(
         "versions": versions(),
         "scores": {mapper: one["scores"]["test"] for mapper, one in found.items()},
     }
-    shutil.rmtree(run.cache_folder, ignore_errors=True)
+    for folder in (copies, run.cache_folder):
+        shutil.rmtree(folder, ignore_errors=True)
     write_whole(output / "README.md", _card(results).encode())
     write_whole(output / "results.json", json.dumps(results, indent=1).encode())
     return results
@@ -95,24 +114,50 @@ def train_easy_vqa(
 
 def _settings(run: Run, source: ClipSource) -> dict[str, Any]:
     """All that decides about the weights; that of the mappers is in their own folders as well."""
-    return {
-        "task": "easy-vqa",
-        "data": run.data.absolute().name,
-        "seed": run.seed,
-        "samples": run.samples,
-        "clip": dataclasses.asdict(source),
-        "recipe": json.loads(json.dumps(dataclasses.asdict(run.read_recipe("vqa")))),
-    }
+    told = run.settings(run.read_recipe("vqa"))
+    shared = ("data", "data_files", "format", "seed", "samples", "recipe")
+    own = {"task": "easy-vqa", "clip": dataclasses.asdict(source), "copies": COPIES}
+    return own | {name: told[name] for name in shared}
 
 
-def _train_clip(run: Run, source: ClipSource) -> dict[str, Any]:
-    """The CLIP's training.json, which is the last file that its training writes."""
-    folder = Path(run.clip)
-    if not (folder / "training.json").is_file():
-        train_clip_folder(run.data, folder, source=source, samples=run.samples, seed=run.seed)
-    for name in ("checkpoints", "pixels"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    return json.loads((folder / "training.json").read_text(encoding="utf-8"))
+def _copy_data(run: Run, form: str, folder: Path) -> Path:
+    """The data for the CLIP: training pictures also in copies, of which the same is asked."""
+    asked_last = folder / "train" / "questions.json"
+    if asked_last.is_file():
+        return folder
+    shutil.copytree(run.data / "test", folder / "test", dirs_exist_ok=True)  # it is measured there
+    images = folder / "train" / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    questions = read_questions(form, run.data, "train")
+    pictures = {int(one.image_id): one.image for one in questions}
+    apart = max(pictures) + 1
+    for number, path in pictures.items():
+        with Image.open(path) as picture:
+            pixels = np.asarray(picture.convert("RGB"))
+        for copy in range(1 + COPIES):
+            shown = _copy(pixels, copy, np.random.default_rng([run.seed, number, copy]))
+            Image.fromarray(shown).save(images / f"{number + copy * apart}.png", compress_level=1)
+    asked = [
+        [one.text, next(iter(one.answers)), int(one.image_id) + copy * apart]
+        for copy in range(1 + COPIES)
+        for one in questions
+    ]
+    write_whole(asked_last, json.dumps(asked).encode())
+    return folder
+
+
+def _copy(
+    pixels: UInt8[np.ndarray, "height width 3"], number: int, random: np.random.Generator
+) -> UInt8[np.ndarray, "height width 3"]:
+    """The picture itself as number 0; else moved, with its edge repeated where it left."""
+    if number == 0:
+        return pixels
+    height, width, _ = pixels.shape
+    most = round(ASIDE * min(height, width))
+    wider = np.pad(pixels, ((most, most), (most, most), (0, 0)), mode="edge")
+    down, right = random.integers(2 * most + 1, size=2)
+    moved = wider[down : down + height, right : right + width]
+    return np.ascontiguousarray(moved[:, ::-1] if number == 2 else moved)
 
 
 def _card(results: Mapping[str, Any]) -> str:
@@ -135,6 +180,7 @@ def _card(results: Mapping[str, Any]) -> str:
             "",
             *markdown_table((*heads, "number"), rows),
             "",
+            *score_notes(results["scores"]["a"]),
             *markdown_table(("part", "minutes"), minutes),
             "",
             f"Seed {results['settings']['seed']}; {results['machine']}; {used}.",

@@ -15,7 +15,8 @@ from jaxtyping import Int
 
 from relmap.data import CaptionedImage, Question
 from relmap.scoring import captions as scoring
-from relmap.scoring.vqa_accuracy import FEWEST, vqa_accuracy
+from relmap.scoring.clip_score import ClipScorer
+from relmap.scoring.vqa_accuracy import FEWEST, PUBLISHED_RULE, vqa_accuracy
 from relmap.train.examples import Examples
 from relmap.train.features import PictureStates
 
@@ -82,8 +83,10 @@ def describe(
 def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, Any]:
     """Mean accuracy over all questions, and by kind and by type of answer.
 
-    It is the official accuracy where enough people answered, else the soft target of the answer.
+    It is the official accuracy where enough people answered, else the soft target of the answer;
+    `rule` says which.
     """
+    official = _all_judged(questions)
     scores = answer_scores(questions, answers)
     by_kind: dict[str, list[float]] = defaultdict(list)
     by_type: dict[str, list[float]] = defaultdict(list)
@@ -93,29 +96,45 @@ def score_answers(questions: Sequence[Question], answers: Sequence[str]) -> dict
     return {
         "questions": len(questions),
         "accuracy": float(np.mean(scores)),
+        "rule": PUBLISHED_RULE if official else "the soft target of the answer given",
         "by_kind": _means(by_kind),
         "by_answer_type": _means(by_type),
     }
 
 
 def score_captions(
-    images: Sequence[CaptionedImage], captions: Sequence[str], scores: Sequence[str] = QUICK
+    images: Sequence[CaptionedImage],
+    captions: Sequence[str],
+    scores: Sequence[str] = QUICK,
+    judge: ClipScorer | None = None,
 ) -> dict[str, float]:
-    """Caption scores of a data set, as papers print them: BLEU-4, CIDEr, ... times 100."""
+    """Caption scores of a data set, as papers print them: BLEU-4, CIDEr, ... times 100.
+
+    With a CLIP that judges, CLIPScore and RefCLIPScore are among them.
+    """
     references = [image.captions for image in images]
     # the tokeniser without Java along the way, that of published numbers at the end
     tokeniser = "plain" if scores == QUICK else "auto"
     found = scoring.score_captions(captions, references, scores, tokeniser=tokeniser)
-    return {name: 100 * score.overall for name, score in found.items()}
+    shown = {name: 100 * score.overall for name, score in found.items()}
+    if judge is not None:
+        both = judge.score_both([image.image for image in images], captions, references)
+        shown |= {name: 100 * values.double().mean().item() for name, values in both.items()}
+    return shown
 
 
 def answer_scores(questions: Sequence[Question], answers: Sequence[str]) -> list[float]:
     """How far each answer is right, from 0 to 1."""
-    if all(len(question.humans) >= FEWEST for question in questions):
+    if _all_judged(questions):
         return vqa_accuracy(answers, [question.humans for question in questions]).tolist()
     return [
         question.answers.get(said, 0.0) for question, said in zip(questions, answers, strict=True)
     ]
+
+
+def _all_judged(questions: Sequence[Question]) -> bool:
+    """Whether enough people answered every question for the official accuracy."""
+    return all(len(question.humans) >= FEWEST for question in questions)
 
 
 def _means(parts: Mapping[str, Sequence[float]]) -> dict[str, dict[str, float]]:

@@ -32,8 +32,17 @@ from torch.utils.data import DataLoader, Dataset
 from relmap.disk import write_whole
 from relmap.errors import InputError
 
-__all__ = ["Encoders", "PictureStates", "TextStates", "picture_states", "text_states"]
+__all__ = [
+    "FORMAT",
+    "Encoders",
+    "PictureStates",
+    "TextStates",
+    "picture_states",
+    "tell_of_cuts",
+    "text_states",
+]
 
+FORMAT = 1  # of what is kept; one more whenever other numbers would be computed or stored
 BLOCK = 64  # pictures or texts that are encoded together
 FLUSH_SECONDS = 5.0
 
@@ -158,7 +167,7 @@ def picture_states(
     """
     if not paths:
         raise InputError("there are no pictures to encode")
-    key = _digest(encoders.weights, _plain(encoders.processor), *_file_list(paths))
+    key = _key(encoders.weights, _plain(encoders.processor), *_file_list(paths))
     sample = _Pictures(paths[:1], encoders.processor)[0]
     with torch.inference_mode():
         tokens, width = encoders.encode_images(sample.to(encoders.device)).shape[1:]
@@ -187,7 +196,7 @@ def text_states(texts: Sequence[str], encoders: Encoders, cache: Path) -> TextSt
     """
     if not texts:
         raise InputError("there are no texts to encode")
-    _tell_of_cuts(texts, encoders)
+    tell_of_cuts(texts, encoders.tokenizer, encoders.max_length)
     ids: list[Int[np.ndarray, "_"]] = []
     for start in range(0, len(texts), 8192):
         tokens = encoders.token_ids(texts[start : start + 8192])
@@ -197,7 +206,7 @@ def text_states(texts: Sequence[str], encoders: Encoders, cache: Path) -> TextSt
         raise InputError(f"{len(empty)} texts have no tokens: {empty[:3]!r}")
     starts = np.cumsum([0, *map(len, ids)])
     flat = np.concatenate(ids)
-    key = _digest(encoders.weights, flat.tobytes(), starts.tobytes())
+    key = _key(encoders.weights, flat.tobytes(), starts.tobytes())
     first = torch.from_numpy(ids[0].astype(np.int64))[None].to(encoders.device)
     with torch.inference_mode():
         width = encoders.encode_text(first, torch.ones_like(first)).shape[-1]
@@ -216,21 +225,19 @@ def text_states(texts: Sequence[str], encoders: Encoders, cache: Path) -> TextSt
     return TextStates(rows, flat, starts)
 
 
-def _tell_of_cuts(texts: Sequence[str], encoders: Encoders) -> None:
+def tell_of_cuts(texts: Sequence[str], tokenizer: Any, longest: int) -> None:
     """Says how many texts lose their end, since a model that never saw it cannot know it."""
     # no token is less than a byte; begin, end and a space before the first word come on top
-    longer = [text for text in texts if len(text.encode()) + 3 > encoders.max_length]
+    longer = [text for text in texts if len(text.encode()) + 3 > longest]
     cut: list[str] = []
     for start in range(0, len(longer), 8192):
         part = longer[start : start + 8192]
-        whole = encoders.tokenizer(part, truncation=False, verbose=False)["input_ids"]
-        cut += [
-            text for text, ids in zip(part, whole, strict=True) if len(ids) > encoders.max_length
-        ]
+        whole = tokenizer(part, truncation=False, verbose=False)["input_ids"]
+        cut += [text for text, ids in zip(part, whole, strict=True) if len(ids) > longest]
     if cut:
         Console(stderr=True).print(
-            f"{len(cut)} of {len(texts)} texts are cut to the {encoders.max_length} tokens that "
-            f"CLIP reads, the first of them {cut[0][:60]!r}",
+            f"{len(cut)} of {len(texts)} texts are cut to the {longest} tokens that CLIP reads, "
+            f"the first of them {cut[0][:60]!r}",
             markup=False,
         )
 
@@ -336,9 +343,10 @@ def _plain(processor: Any) -> str:
     return json.dumps(settings, sort_keys=True, default=str)
 
 
-def _digest(*parts: str | bytes) -> str:
+def _key(*parts: str | bytes) -> str:
+    """The cache's name for these parts; the first format was not marked, and stays as it was."""
     digest = hashlib.sha256()
-    for part in parts:
+    for part in (*parts, *([] if FORMAT == 1 else [f"format {FORMAT}"])):
         digest.update(part.encode() if isinstance(part, str) else part)
         digest.update(b"\0")
     return digest.hexdigest()[:20]

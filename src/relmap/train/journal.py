@@ -22,7 +22,7 @@ from relmap.disk import write_whole
 from relmap.train.course import Course
 from relmap.train.recipe import Training
 
-__all__ = ["Journal"]
+__all__ = ["Journal", "cut_log"]
 
 CLOCK_STEPS = 20  # steps between two looks at the clock, on which all processes must agree
 
@@ -66,10 +66,7 @@ class Journal(TrainerCallback):
         """Takes up the clock of a checkpoint, and drops what was logged after it."""
         about = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
         self._part.minutes, self._part.step = about["minutes"], about["step"]
-        if self.log.is_file():
-            lines = self.log.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _step(line) <= about["step"]]
-            write_whole(self.log, "".join(f"{line}\n" for line in kept).encode())
+        cut_log(self.log, about["step"])
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The clock starts when the features are there."""
@@ -141,6 +138,14 @@ class Journal(TrainerCallback):
             file.write(json.dumps(entry) + "\n")
         shown = " ".join(f"{key} {_short(value)}" for key, value in entry.items())
         self.console.print(f"[{self.course.steps} steps] {shown}", markup=False, soft_wrap=True)
+
+
+def cut_log(log: Path, step: int) -> None:
+    """Drops what was logged after a step, which a run that goes on from there will write again."""
+    if log.is_file():
+        lines = log.read_text(encoding="utf-8").splitlines()
+        kept = [line for line in lines if _step(line) <= step]
+        write_whole(log, "".join(f"{line}\n" for line in kept).encode())
 
 
 def _short(value: Any) -> str:

@@ -111,7 +111,8 @@ class Training:
         evaluate_limit: Examples of each such look.
         log_every: Steps between two lines of log.jsonl.
         beams: Beams of decoding when captions are evaluated.
-        scores: Caption scores at the end; without it, all that can be computed.
+        scores: Caption scores at the end; without it, all that can be computed, CLIPScore and
+            RefCLIPScore by the frozen CLIP among them.
     """
 
     batch_size: int

@@ -6,7 +6,7 @@
     output/checkpoints/                                             only while it trains
 
 The settings in run.json are compared when a run goes on after it was killed, so that one run never
-continues another.
+continues another. What data and models hold is part of them, not only what they are called.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import torch
 from relmap.clipmapper import CLIPmapperConfig
 from relmap.disk import write_whole
 from relmap.errors import InputError, MissingExtraError
+from relmap.train.contents import mark_data, mark_file, mark_model
 from relmap.train.examples import Blind, FeatureSource
 from relmap.train.features import Encoders
 from relmap.train.recipe import Recipe, read_recipe
@@ -35,6 +36,7 @@ __all__ = [
     "Run",
     "build_model",
     "check_device",
+    "check_samples",
     "encoders_of",
     "feature_source",
     "last_checkpoint",
@@ -58,7 +60,8 @@ class Run:
         format: Data format, if it is not the recipe's.
         seed: Of the weights, the order of examples, and dropout.
         cache: Folder of the features; by default in the user's cache folder.
-        samples: Length of the run, if it is not the recipe's; stages shrink in proportion.
+        samples: Length of the run, if it is not the recipe's; stages, their warm-up and where they
+            begin to decay shrink in proportion.
         init: Folder of a model whose mapper and head are the start.
         answers: File with the answers that become classes.
         blind: What a control does not see: "image" or "question".
@@ -93,8 +96,7 @@ class Run:
             raise InputError(f"there is no mapper {self.mapper!r}; there are 'a' and 'b'")
         if self.blind not in (None, "image", "question"):
             raise InputError(f"blind is 'image' or 'question', not {self.blind!r}")
-        if self.samples is not None and self.samples < 1:
-            raise InputError(f"samples must be above 0, not {self.samples}")
+        check_samples(self.samples)
         recipe = read_recipe(self.recipe, task)
         known = {field.name for field in dataclasses.fields(CLIPmapperConfig)}
         settable = known - {"clip_config", "clip_checkpoint", "mapper", "captioning"}
@@ -115,7 +117,16 @@ class Run:
         return Path(root) / "relmap" / "features"
 
     def settings(self, recipe: Recipe) -> dict[str, Any]:
-        """All that decides about the weights, as JSON; folders by name, since they may move."""
+        """All that decides about the weights, as JSON.
+
+        Data and CLIP stand there by the name of their folder, since that may move, and by the marks
+        of what is in it.
+
+        Raises:
+            InputError: The data is not there, or a file cannot be read.
+        """
+        form = self.format or recipe.data.format
+        splits = {*recipe.data.train, *recipe.data.test, *filter(None, [recipe.data.watch])}
         return {
             "task": recipe.task,
             "data": self.data.absolute().name,
@@ -124,39 +135,78 @@ class Run:
             "seed": self.seed,
             "samples": self.samples,
             "blind": self.blind,
-            "format": self.format or recipe.data.format,
+            "format": form,
             "init": str(self.init) if self.init else None,
             "answers": str(self.answers) if self.answers else None,
+            "data_files": mark_data(form, self.data, splits - {"reserved"}),
+            "clip_files": mark_model(Path(self.clip), weights=False),
+            "init_files": mark_model(self.init) if self.init else None,
+            "answers_file": mark_file(self.answers) if self.answers else None,
             "recipe": json.loads(json.dumps(dataclasses.asdict(recipe))),
         }
 
 
-def open_output(run: Run, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+def open_output(output: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Makes the output folder a run's own; returns the results, if it was finished before.
 
     Raises:
         InputError: Another run lives there, or something else does.
     """
-    path = run.output / "run.json"
-    if path.is_file():
-        there = json.loads(path.read_text(encoding="utf-8"))
-        differing = [key for key in settings if there.get(key) != settings[key]]
+    told = _settings_there(output)
+    if told is not None:
+        # what an earlier version of relmap did not write down cannot be compared
+        differing = [key for key in settings if key in told and told[key] != settings[key]]
         if differing:
+            shown = (_difference(key, told[key], settings[key]) for key in differing)
             raise InputError(
-                f"{run.output} holds a run with another {', '.join(differing)}: choose another "
+                f"{output} holds a run with another {', '.join(shown)}: choose another "
                 "--output, or remove it to start anew"
             )
-        results = run.output / "results.json"
+        results = output / "results.json"
         return json.loads(results.read_text(encoding="utf-8")) if results.is_file() else None
-    if run.output.is_dir() and any(run.output.iterdir()) and os.environ.get("RANK", "0") == "0":
-        raise InputError(f"{run.output} is not empty and holds no run: choose another --output")
+    if output.is_dir() and any(output.iterdir()) and os.environ.get("RANK", "0") == "0":
+        raise InputError(f"{output} is not empty and holds no run: choose another --output")
     try:
-        run.output.mkdir(parents=True, exist_ok=True)
+        output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(f"cannot write to {run.output}: {error.strerror or error}") from error
+        raise InputError(f"cannot write to {output}: {error.strerror or error}") from error
     if os.environ.get("RANK", "0") == "0":  # of several processes one writes
-        write_whole(path, json.dumps(settings, indent=1).encode())
+        write_whole(output / "run.json", json.dumps(settings, indent=1).encode())
     return None
+
+
+def _settings_there(output: Path) -> dict[str, Any] | None:
+    """The settings of the run in a folder; a CLIP of an earlier version has them elsewhere."""
+    found = (output / name for name in ("run.json", "training.json"))
+    path = next((path for path in found if path.is_file()), None)
+    if path is None:
+        return None
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path} is not JSON: {error}") from error
+    if not isinstance(told, dict):
+        raise InputError(f"{path} must be a JSON object")
+    return told
+
+
+def _difference(key: str, before: Any, now: Any) -> str:
+    """A setting's name and, of one that has parts, the parts that differ."""
+    name = key.replace("_", " ")
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return name
+    parts = (one for one in before | now if before.get(one) != now.get(one))
+    return f"{name} ({', '.join(parts)})"
+
+
+def check_samples(samples: int | None) -> None:
+    """Checks that a length can be one.
+
+    Raises:
+        InputError: It is below 1.
+    """
+    if samples is not None and samples < 1:
+        raise InputError(f"samples must be above 0, not {samples}")
 
 
 def check_device(name: str | None) -> None:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from relmap.clipmapper import CLIPmapperForCaptioning, CLIPmapperForQuestionAnsw
 from relmap.disk import write_whole
 from relmap.errors import InputError
 from relmap.scoring import scores_here
+from relmap.scoring.clip_score import ClipScorer
 from relmap.scoring.vqa_accuracy import write_submission
 from relmap.train.captions import written_captions
 from relmap.train.evaluation import answer, score_answers, score_captions
@@ -33,7 +35,8 @@ __all__ = ["Measurement", "measure_captions", "measure_vqa"]
 class Measurement:
     """What `relmap score` is told: a model's folder, data, split, and where the answers go.
 
-    `submission` is written in the form that the evaluation servers of VQA and COCO take.
+    `submission` is written in the form that the evaluation servers of VQA and COCO take; `clip` is
+    the folder or Hub id of a CLIP that judges captions as well.
     """
 
     model: Path
@@ -45,6 +48,7 @@ class Measurement:
     device: str | None = None
     workers: int = 0
     beams: int = 1
+    clip: str | None = None
 
 
 def measure_vqa(given: Measurement) -> dict[str, Any]:
@@ -74,6 +78,7 @@ def measure_captions(given: Measurement) -> dict[str, Any]:
         MissingExtraError: accelerate is not installed.
     """
     model, source, about = _load(CLIPmapperForCaptioning, given)
+    judge = None if given.clip is None else _judge(given.clip, model.device)
     form = given.format or about.get("format") or "coco-captions"
     images = read_captions(form, given.data, given.split)
     training = Training(batch_size=1, learning_rate=1.0, beams=given.beams)
@@ -82,7 +87,28 @@ def measure_captions(given: Measurement) -> dict[str, Any]:
         pairs = zip(images, said, strict=True)
         entries = [{"image_id": image.image_id, "caption": text} for image, text in pairs]
         write_whole(given.submission, json.dumps(entries).encode())
-    return {"captions": len(said)} | score_captions(images, said, scores_here())
+    found = {"captions": len(said)} | score_captions(images, said, scores_here(), judge)
+    return found if given.clip is None else found | {"judge": given.clip}
+
+
+def _judge(clip: str, device: torch.device) -> ClipScorer:
+    """A CLIP that judges captions, with what prepares its inputs."""
+    from transformers import AutoTokenizer, CLIPModel
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    try:
+        with quietly():
+            loaded: Any = CLIPModel.from_pretrained(clip, output_loading_info=True)
+        parts = SimpleNamespace(
+            image_processor=AutoImageProcessor.from_pretrained(clip),
+            tokenizer=AutoTokenizer.from_pretrained(clip),
+        )
+    except (OSError, ValueError) as error:
+        raise InputError(f"no CLIP can be read from {clip!r}: {error}") from error
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would make them up
+        raise InputError(f"{clip!r} holds no CLIP: {min(report['missing_keys'])} is missing")
+    return ClipScorer(model.to(device).eval(), parts)
 
 
 def _load(kind: type[Any], given: Measurement) -> tuple[Any, FeatureSource, Mapping[str, Any]]:

@@ -16,7 +16,7 @@ from relmap.train.recipe import Recipe
 from relmap.train.run import Run, last_checkpoint, quietly, save_model
 from relmap.train.trainer import make_trainer
 
-__all__ = ["finish", "train"]
+__all__ = ["finish", "machine", "train"]
 
 
 def train(
@@ -61,7 +61,7 @@ def finish(
         "steps": course.steps,
         "samples": len(course),
         "minutes": round(journal.minutes, 2),
-        "machine": _machine(),
+        "machine": machine(),
         "versions": versions(),
         "scores": dict(scores),
     }
@@ -74,7 +74,8 @@ def finish(
     return results
 
 
-def _machine() -> str:
+def machine() -> str:
+    """What trained, for the card."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     threads = torch.get_num_threads()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +14,33 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-__all__ = ["Pace", "last_checkpoint", "steady_trainer"]
+from relmap.disk import write_whole
+from relmap.train.journal import cut_log
+from relmap.train.run import last_checkpoint
+
+__all__ = ["Pace", "train_steadily"]
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How a run goes along: all of it by the number of the step.
+
+    Attributes:
+        batch_size: Rows of a step.
+        learning_rate: The highest rate; `rate` gives the share of it at each step.
+        before: Called with the step's number before it is made.
+        minutes: Between two checkpoints.
+        seed: Of whatever the model draws by lot.
+        begun: When this part of the run began, on the monotonic clock.
+    """
+
+    batch_size: int
+    learning_rate: float
+    rate: Callable[[int], float]
+    before: Callable[[int], None]
+    minutes: float
+    seed: int
+    begun: float
 
 
 class _Steady(Trainer):
@@ -29,61 +54,55 @@ class _Steady(Trainer):
 
 
 class _Clockwork(TrainerCallback):
-    """Sets what depends on the step, saves by the clock, writes the log."""
+    """Sets what depends on the step, saves by the clock, writes the log, counts the minutes."""
 
-    def __init__(self, folder: Path, minutes: float, before: Callable[[int], None]) -> None:
-        self.folder, self.minutes, self.before = folder, minutes, before
+    def __init__(self, output: Path, pace: Pace, checkpoint: Path | None) -> None:
+        self.output, self.pace = output, pace
         self.saved = time.monotonic()
+        self.before, step = 0.0, 0  # minutes of earlier parts of the run
+        if checkpoint is not None:
+            about = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
+            self.before, step = about.get("minutes", 0.0), int(checkpoint.name.rpartition("-")[2])
+        cut_log(output / "log.jsonl", step)
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of this part and of those before it, as far as they were kept."""
+        return self.before + (time.monotonic() - self.pace.begun) / 60
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.before(state.global_step)
+        self.pace.before(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self.saved > 60 * self.minutes:
+        if time.monotonic() - self.saved > 60 * self.pace.minutes:
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.saved = time.monotonic()
-        whole = self.folder / f"checkpoint-{state.global_step}" / "complete.json"
-        whole.write_text("{}\n", encoding="utf-8")
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        about = {"step": state.global_step, "minutes": self.minutes}
+        write_whole(folder / "complete.json", json.dumps(about).encode())
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         if logs and "loss" in logs:
             line = {"step": state.global_step, "time": round(time.time()), **logs}
-            with (self.folder.parent / "log.jsonl").open("a", encoding="utf-8") as log:
+            with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(line) + "\n")
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How a run goes along: all of it by the number of the step.
+def train_steadily(
+    model: Any, rows: Any, collate: Callable[[Any], Any], output: Path, pace: Pace
+) -> float:
+    """Trains a model so that every step depends on its number alone; returns the minutes.
 
-    Attributes:
-        batch_size: Rows of a step.
-        learning_rate: The highest rate; `rate` gives the share of it at each step.
-        before: Called with the step's number before it is made.
-        minutes: Between two checkpoints.
-        seed: Of whatever the model draws by lot.
+    AdamW, gradients clipped at 1; log and checkpoints lie in `output`, and a run that was stopped
+    goes on from the last of them, its minutes counted together.
     """
-
-    batch_size: int
-    learning_rate: float
-    rate: Callable[[int], float]
-    before: Callable[[int], None]
-    minutes: float
-    seed: int
-
-
-def steady_trainer(
-    model: Any, rows: Any, collate: Callable[[Any], Any], folder: Path, pace: Pace
-) -> Trainer:
-    """A Trainer whose every step depends on its number alone; AdamW, gradients clipped at 1."""
-    folder.mkdir(parents=True, exist_ok=True)
     arguments = TrainingArguments(
-        output_dir=str(folder),
+        output_dir=str(output / "checkpoints"),
         per_device_train_batch_size=pace.batch_size,
         max_steps=len(rows) // pace.batch_size,
         max_grad_norm=1.0,
@@ -101,22 +120,15 @@ def steady_trainer(
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=pace.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
-    return _Steady(
+    checkpoint = last_checkpoint(output)
+    clock = _Clockwork(output, pace, checkpoint)
+    trainer = _Steady(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=collate,
         optimizers=(optimizer, LambdaLR(optimizer, pace.rate)),
-        callbacks=[_Clockwork(folder, pace.minutes, pace.before)],
+        callbacks=[clock],
     )
-
-
-def last_checkpoint(folder: Path) -> str | None:
-    """The latest checkpoint that was written to its end."""
-    found = [
-        (int(match.group(1)), path)
-        for path in folder.glob("checkpoint-*")
-        if (match := re.fullmatch(r"checkpoint-(\d+)", path.name))
-        and (path / "complete.json").is_file()
-    ]
-    return str(max(found)[1]) if found else None
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    return clock.minutes

@@ -6,15 +6,21 @@ bytes it is made of, and is never unknown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-__all__ = ["train_tokenizer"]
+__all__ = ["tokens_of", "train_tokenizer"]
 
 START, END, PADDING = "<start>", "<end>", "<pad>"
+
+
+def tokens_of(tokenizer: Any, texts: Sequence[str]) -> dict[str, Any]:
+    """Token numbers and mask of texts, filled up to the longest and cut where CLIP's places end."""
+    found = tokenizer(list(texts), padding=True, truncation=True, return_tensors="pt")
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int = 512) -> PreTrainedTokenizerFast:

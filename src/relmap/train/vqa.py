@@ -47,7 +47,7 @@ def train_vqa(run: Run) -> dict[str, Any]:
 
     recipe = run.read_recipe("vqa")
     settings = run.settings(recipe)
-    if (found := open_output(run, settings)) is not None:
+    if (found := open_output(run.output, settings)) is not None:
         return found
     arguments = make_arguments(run, recipe)
     splits = read_splits(run, recipe)

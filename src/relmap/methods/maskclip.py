@@ -1,0 +1,88 @@
+"""MaskCLIP: every token's own value, read by the model's head in place of the pooled one.
+
+    u_j = W_O v_j (+ x_j, feed-forward),    R_j = head(u_j)_c          (Zhou et al., ECCV 2022)
+
+which is the last block with the identity for its attention map.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relmap.errors import InputError
+from relmap.graph import Attention
+from relmap.methods import METHODS
+from relmap.propagate import made_by_inputs
+from relmap.recorded_pass import RecordedPass
+from relmap.replaying import (
+    Reading,
+    alone,
+    alone_in_pool,
+    carried_down,
+    folded,
+    mixes_itself,
+    readings,
+    to_rows,
+    value_heads,
+)
+
+
+@METHODS.register(
+    "maskclip",
+    aliases=("mask-clip", "value-attention"),
+    reference="Zhou, Loy & Dai, ECCV 2022; as the code of Zhao et al., ICML 2024 has it",
+    needs=("replay",),
+    target_dependent=True,
+    requires="an attention of the read tokens to themselves",
+)
+def maskclip(passed: RecordedPass, *, residual: bool = True) -> dict[int, Tensor]:
+    """The target of each token alone, the last attention replaced by its own values.
+
+    R_j = y(u_j): the target if token j, taken through the last block with A = I, stood wherever
+    the head reads. `residual` keeps the block's residual stream and feed-forward layer (as
+    Grad-ECLIP's code has it); without it u_j = W_O v_j + b_O alone (as CLIP Surgery's). Where
+    learned queries pool the tokens (SigLIP) they read token j alone. Signed. Use it for where a
+    CLIP sees what a text names, with no gradient at all; it says which patch looks like the text,
+    not which one was decisive.
+
+    Raises:
+        InputError: the target reads learned queries, or tokens that never attend to themselves.
+    """
+    rows: dict[int, Tensor] = {}
+    made = made_by_inputs(passed.graph)
+    for reading in readings(passed):
+        if not bool(made[reading.state.index].any()):
+            continue
+        if reading.pool is not None:
+            found = alone_in_pool(passed, reading.pool, value_heads(reading.pool))
+        else:
+            taken = _through_last_block(passed, reading, residual)
+            found = None if taken is None else alone(passed, reading, taken)
+        if found is not None:
+            rows[reading.state.index] = found
+    if not rows:
+        raise InputError(
+            "maskclip needs a last block in which the tokens of an input attend to themselves; "
+            "this target reads learned queries or another stream's tokens: use genatt or legrad"
+        )
+    return carried_down(passed, rows)
+
+
+def _through_last_block(passed: RecordedPass, reading: Reading, residual: bool) -> Tensor | None:
+    """The tokens after the last block with the identity for its attention map."""
+    for block in reversed(reading.blocks):
+        if not all(mixes_itself(call) for call in block.calls):
+            continue  # a cross-attention comes after the self-attention of its layer
+        given = {call.output: _own_values(call) for call in block.calls}
+        wanted = reading.end if residual else block.state.branch
+        if wanted is None:
+            return None
+        with torch.no_grad():
+            (left,) = passed.replay.values(given, [wanted])
+        return to_rows(wanted, left, reading.state.tokens)
+    return None
+
+
+def _own_values(call: Attention) -> Tensor:
+    return folded(call.output_arrangement, value_heads(call), call.output.shape)
