@@ -3,7 +3,7 @@
 Read in this order: `labels` (which token every element belongs to), `tags` (what is known about a
 tensor), `calls` (one torch function), `rules` (the table from function to rule, each rule in the
 file of its kind), `recorder` (the mode that applies them), `passes` (the pass around it), `finish`
-(drafts become the graph). `tape` and `replay` run the network again, from any activation on.
+(drafts become the graph). `tape`, `rerun` and `replay` run the network again, from any activation.
 """
 
 from relmap.record.finish import build_graph, record
