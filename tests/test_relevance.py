@@ -177,8 +177,10 @@ def in_double(name, implementation=None):
     return built.network.double(), inputs, built.target
 
 
-@pytest.mark.parametrize("backward", ["deep-taylor", "lrp"])
-@pytest.mark.parametrize("name", ["Swin", "BERT", "Llama", "T5", "CLIP"])
+@pytest.mark.parametrize(
+    ("name", "backward"),
+    [("BERT", "lrp"), *((name, "deep-taylor") for name in ("Swin", "Llama", "T5", "CLIP"))],
+)
 def test_a_batch_of_two_is_two_singles(name, backward):
     network, inputs, target = in_double(name)
     whole = relmap.explain(
@@ -236,7 +238,7 @@ def test_a_similarity_shares_its_relevance_between_the_two_sides():
         )
 
 
-@pytest.mark.parametrize("name", ["T5", "Swin", "SigLIP-vision", "BEiT(relpos)"])
+@pytest.mark.parametrize("name", ["T5", "BEiT(relpos)"])
 def test_fused_and_eager_attention_agree(name):
     maps = []
     for implementation in ("eager", "sdpa"):

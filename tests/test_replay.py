@@ -463,6 +463,20 @@ def test_values_and_branches_are_those_of_the_recorded_pass(name, implementation
                 assert torch.equal(branch, passed.replay.value(state.branch))
 
 
+def test_checkpoints_do_not_run_a_replay_once_more():
+    built = build("hand-made:checkpoint")
+    gradients = []
+    for built.network.replay in (False, True):  # whether its blocks are checkpointed
+        with replayed(built.network, built.inputs, built.target) as passed:
+            residual = _joins(passed)[1].residual
+            assert residual is not None
+            with torch.enable_grad():
+                given = passed.replay.value(residual).clone().requires_grad_()
+                found = passed.replay.target({residual: given})
+                gradients += torch.autograd.grad(found.sum(), given)
+    torch.testing.assert_close(*gradients)
+
+
 def test_a_tensor_of_another_shape_is_a_mistake():
     network, inputs = _deep()
     with replayed(network, inputs, None) as passed:

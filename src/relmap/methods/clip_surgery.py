@@ -127,16 +127,20 @@ def _second_path(
     for block in taken:
         branch, call = block.state.branch, block.calls[0]
         if new is None or branch is None or len(block.calls) > 1 or not mixes_itself(call):
-            raise InputError(
-                "clip-surgery needs blocks that add one attention of the patches to themselves to "
-                "a residual stream; pass architecture=False, or use legrad"
-            )
+            raise InputError(_NO_BLOCKS)
         with torch.no_grad():
             (added,) = replay.values({call.output: _value_attention(call)}, [branch])
         new = new + to_rows(branch, added, reading.state.tokens)
-    assert new is not None
+    if new is None:
+        raise InputError(_NO_BLOCKS)
     made = made_by_inputs(passed.graph)[reading.state.index].to(new.device)
     return torch.where(made[:, None], new, end)
+
+
+_NO_BLOCKS = (
+    "clip-surgery needs blocks that add one attention of the patches to themselves to the stream "
+    "that the target reads; pass architecture=False, or use legrad"
+)
 
 
 def _value_attention(call: Attention) -> Tensor:

@@ -51,7 +51,7 @@ def legrad(passed: RecordedPass, *, layers: int = 0) -> dict[int, Tensor]:
     never negative.
 
     Raises:
-        InputError: `layers` is negative, or the target reads no residual stream.
+        InputError: `layers` is negative, or the target reads no layer of a residual stream.
     """
     if layers < 0:
         raise InputError(f"layers={layers}: give how many of the last layers count, 0 for all")
@@ -64,6 +64,11 @@ def legrad(passed: RecordedPass, *, layers: int = 0) -> dict[int, Tensor]:
             parts = _of_layer if reading.pool is None else _of_pool
             for key, row in parts(passed, reading, block):
                 relevance[key] = relevance[key] + row if key in relevance else row
+    if not relevance:
+        raise InputError(
+            "legrad puts tokens of a layer where the target reads those of the last one, and no "
+            "layer of this network has tokens of the same shape; use genatt"
+        )
     return carried_down(passed, relevance)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
@@ -180,7 +181,9 @@ class Rerun(TorchFunctionMode):
             (one, version_of(one)) for one in leaves(args, kwargs)
             if isinstance(one, Tensor) and _MARK not in vars(one)
         ]  # fmt: skip
-        result = function(*args, **kwargs)
+        # A checkpointed block would run once more in the backward pass, where nothing is looked up.
+        with saved_tensors_hooks(_as_it_is, _as_it_is):
+            result = function(*args, **kwargs)
         if any(version_of(one) != version for one, version in kept):
             raise TraceError(OVERWRITTEN)
         # A function may hand back what it was given, such as a weight that has its type already.
@@ -225,6 +228,10 @@ class Rerun(TorchFunctionMode):
         self.wanted.discard(number)
         if not self.wanted:
             raise Known
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def part_of(result: Any, place: Place) -> Any:

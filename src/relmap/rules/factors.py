@@ -338,15 +338,16 @@ def _descends(tensor: Tensor, ancestor: Tensor) -> bool:
         wanted = parent
     is_leaf = "AccumulateGrad" in wanted.name()
     oldest = 0 if is_leaf else wanted._sequence_nr()  # type: ignore[attr-defined]
-    waiting, seen = [get_gradient_edge(tensor).node], set[int]()
+    # Nodes themselves are kept, since autograd makes a wrapper anew once the last one is gone.
+    waiting, seen = [get_gradient_edge(tensor).node], set[Any]()
     while waiting:
         node = waiting.pop()
         if node is wanted:
             return True
         for parent, _ in node.next_functions:
-            if parent is None or id(parent) in seen:
+            if parent is None or parent in seen:
                 continue
-            seen.add(id(parent))
+            seen.add(parent)
             if parent is wanted or parent._sequence_nr() >= oldest:  # type: ignore[attr-defined]
                 waiting.append(parent)
     return False
