@@ -18,9 +18,24 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from goldens import FAMILIES, LXMERT, VISUALBERT, Comparison, find_cases, read_case
+from goldens import (
+    FAMILIES,
+    LXMERT,
+    VISUALBERT,
+    VIT_RELEVANCE,
+    Comparison,
+    find_cases,
+    read_case,
+)
 
+PRESETS = {"lxmert": LXMERT, "detr": LXMERT, "visualbert": VISUALBERT, "vit": VIT_RELEVANCE}
+
+# By a part of the name; the first that fits.
 METHODS = {
+    "transformer_attribution": "transformer-attribution",
+    "full_lrp_ours_rules": "full-lrp, backward=deep-taylor",
+    "full_lrp": "full-lrp",
+    "partial_lrp": "partial-lrp",
     "genatt": "genatt",
     "text.score": "genatt",
     "rollout": "rollout",
@@ -41,12 +56,10 @@ class Row:
 
 def method_of(family: str, quantity: str) -> str:
     """The method, with its options, that a quantity of the authors is compared with."""
-    presets = {"lxmert": LXMERT, "detr": LXMERT, "visualbert": VISUALBERT}.get(family, {})
-    for part in quantity.partition(" ")[0].split("."):
-        found = presets.get(part)
-        if found is not None:
-            method, options = found
-            return method + "".join(f", {name}={value}" for name, value in options.items())
+    name = quantity.partition(" ")[0].partition(".")[2]  # behind the target
+    for theirs, (method, options) in PRESETS.get(family, {}).items():
+        if name == theirs or name.startswith(f"{theirs}."):
+            return method + "".join(f", {option}={value}" for option, value in options.items())
     return next((method for part, method in METHODS.items() if part in quantity), quantity)
 
 

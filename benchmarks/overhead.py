@@ -2,11 +2,15 @@
 
     python benchmarks/overhead.py --model vit-base --rounds 7
     python benchmarks/overhead.py --model swin-tiny --profile
+    python benchmarks/overhead.py --model vit-base --method transformer-attribution genatt tokentm
 
 Weights are random and nothing is downloaded. All ways to run a network are timed in one process
 and in turns, so that a machine that slows down slows all of them; the table gives the median time
 of each way, the median over rounds of its ratio to the reference in the same round, and the ratio
-of the fastest times, which other work on the machine disturbs least.
+of the fastest times, which other work on the machine disturbs least. With `--method` the methods
+alone are timed beside the plain forward, each with its own backward, and compared with genatt (the
+goal for transformer-attribution is 2.7 times genatt at most). `--clock cpu` counts the time that
+the process was at work on all its threads, `wall` the time that passed.
 """
 
 import argparse
@@ -25,12 +29,20 @@ from relmap.record import recording
 
 METHOD = "genatt"
 Way = Callable[[], object]
+CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
+
+
+def explain_by(method: str) -> str:
+    """The name of the way that explains with a method."""
+    return f"explain ({method})"
+
+
 COMPARISONS = (
     ("recorded", "forward with gradient"),
     ("recorded", "forward"),
     ("forward with gradient", "forward"),
-    (f"explain ({METHOD})", "forward"),
-    (f"explain ({METHOD})", "forward + full backward"),
+    (explain_by(METHOD), "forward"),
+    (explain_by(METHOD), "forward + full backward"),
 )
 
 
@@ -57,6 +69,15 @@ MODELS: dict[str, Callable[[int | None], tuple[nn.Module, Tensor]]] = {
 }
 
 
+def explanations(network: nn.Module, pixels: Tensor, methods: Sequence[str]) -> dict[str, Way]:
+    """Explaining with every method, by name."""
+
+    def way(method: str) -> Way:
+        return lambda: relmap.explain(network, pixel_values=pixels, method=method)
+
+    return {explain_by(method): way(method) for method in methods}
+
+
 def ways(network: nn.Module, pixels: Tensor) -> dict[str, Way]:
     """Everything that is timed, by name."""
 
@@ -78,19 +99,18 @@ def ways(network: nn.Module, pixels: Tensor) -> dict[str, Way]:
         with recording(network, {"pixel_values": pixels}):
             pass
 
-    def explained() -> None:
-        relmap.explain(network, pixel_values=pixels, method=METHOD)
-
     return {
         "forward": forward,
         "forward with gradient": forward_with_gradient,
         "recorded": recorded,
         "forward + full backward": full_backward,
-        f"explain ({METHOD})": explained,
+        **explanations(network, pixels, [METHOD]),
     }
 
 
-def time_in_turns(timed: Mapping[str, Way], rounds: int) -> dict[str, list[float]]:
+def time_in_turns(
+    timed: Mapping[str, Way], rounds: int, clock: Callable[[], float]
+) -> dict[str, list[float]]:
     """Seconds of every way in every round; each round begins with another way."""
     for way in timed.values():
         way()
@@ -99,13 +119,13 @@ def time_in_turns(timed: Mapping[str, Way], rounds: int) -> dict[str, list[float
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            started = time.perf_counter()
+            started = clock()
             timed[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 
-def table(seconds: Mapping[str, Sequence[float]]) -> str:
+def table(seconds: Mapping[str, Sequence[float]], comparisons: Sequence[tuple[str, str]]) -> str:
     """Median times, then ratios within rounds, as Markdown."""
     lines = ["| what | median ms | fastest ms |", "|---|---:|---:|"]
     for name, values in seconds.items():
@@ -113,7 +133,7 @@ def table(seconds: Mapping[str, Sequence[float]]) -> str:
             f"| {name} | {1e3 * statistics.median(values):.1f} | {1e3 * min(values):.1f} |"
         )
     lines += ["", "| ratio | median | quartiles | fastest |", "|---|---:|---:|---:|"]
-    for name, reference in COMPARISONS:
+    for name, reference in comparisons:
         if name in seconds and reference in seconds:
             pairs = zip(seconds[name], seconds[reference], strict=True)
             found = sorted(one / other for one, other in pairs)
@@ -157,11 +177,26 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", choices=sorted(MODELS), action="append")
+    parser.add_argument("--method", nargs="+", metavar="METHOD", help="time these beside genatt")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), help="cpu for --method, else wall")
     parser.add_argument("--batch", type=int, help="pictures; by default 8 for ViT-B, 1 for Swin-T")
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--rounds", type=int, default=9, help="at least 2")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--profile", action="store_true", help="where recording spends its time")
     return parser.parse_args(words)
+
+
+def chosen(
+    network: nn.Module, pixels: Tensor, methods: Sequence[str] | None
+) -> tuple[dict[str, Way], Sequence[tuple[str, str]]]:
+    """What is timed, and what of it is compared."""
+    timed = ways(network, pixels)
+    if not methods:
+        return timed, COMPARISONS
+    asked = explanations(network, pixels, [one for one in methods if one != METHOD])
+    compared = [(name, explain_by(METHOD)) for name in asked]
+    kept = {name: timed[name] for name in ("forward", explain_by(METHOD))} | asked
+    return kept, [*compared, *((name, "forward") for name in (explain_by(METHOD), *asked))]
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -171,11 +206,14 @@ def main(words: Sequence[str] | None = None) -> None:
     for name in given.model or sorted(MODELS):
         torch.manual_seed(0)
         network, pixels = MODELS[name](given.batch)
-        timed = ways(network.eval(), pixels)
-        print(f"{name}, batch {len(pixels)}, {given.threads} threads, torch {torch.__version__}\n")
-        print(table(time_in_turns(timed, given.rounds)), flush=True)
+        clock = given.clock or ("cpu" if given.method else "wall")
+        print(f"{name}, batch {len(pixels)}, {given.threads} threads, {clock} time, "
+              f"torch {torch.__version__}\n")  # fmt: skip
+        timed, comparisons = chosen(network.eval(), pixels, given.method)
+        print(table(time_in_turns(timed, given.rounds, CLOCKS[clock]), comparisons), flush=True)
         if given.profile:
-            explained = timed[f"explain ({METHOD})"]
+            timed = ways(network, pixels)
+            explained = timed[explain_by(METHOD)]
             for name, way, other in (
                 ("recorded", timed["recorded"], timed["forward with gradient"]),
                 ("explained", explained, timed["recorded"]),

@@ -6,6 +6,7 @@ import pytest
 import torch
 from architectures import build
 from reference import lrp, spellings
+from reference.encoder import WIDE, Encoder
 from torch import nn
 from torch.nn import functional
 
@@ -106,67 +107,6 @@ def total_at(network, x, backward="deep-taylor"):
 
 # --- totals -----------------------------------------------------------------------------------
 
-WIDE = 32
-UNTOLD = pytest.mark.xfail(
-    strict=True, reason="record.examples guesses which axis of the last state counts examples"
-)
-
-
-class Encoder(nn.Module):
-    """torch's own encoder, in both orders of axes, wide enough that no product is all negative."""
-
-    def __init__(self, batch_first, norm_first=True, width=WIDE):
-        super().__init__()
-        torch.manual_seed(1)
-        layer = nn.TransformerEncoderLayer(
-            width, 2, 48, batch_first=batch_first, norm_first=norm_first, activation="gelu"
-        )
-        self.encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
-        self.head, self.first = nn.Linear(width, 3), batch_first
-        for parameter in self.parameters():
-            parameter.data.normal_(0, 0.3)
-
-    def forward(self, x):
-        x = self.encoder(x)
-        return self.head(x[:, 0] if self.first else x[0])
-
-
-@pytest.mark.parametrize(
-    ("tokens", "norm_first"),
-    [(5, False), (5, True), (3, True), pytest.param(3, False, marks=UNTOLD)],
-)
-def test_the_order_of_axes_does_not_matter(norm_first, tokens):
-    """As many tokens as examples: sums over one must not become sums over the other."""
-    x = torch.randn(3, tokens, WIDE, dtype=torch.float64)
-    first = explained(Encoder(True, norm_first).double(), x=x).scores["x"]
-    last = relmap.explain(
-        Encoder(False, norm_first).double(), x=x.transpose(0, 1), method="full-lrp",
-        backward="deep-taylor", target=lambda output: output[:, 1],
-    ).scores["x"]  # fmt: skip
-    torch.testing.assert_close(first, last, rtol=1e-6, atol=1e-9)
-    torch.testing.assert_close(first.sum(-1), torch.ones(3).double(), rtol=0, atol=1e-6)
-    alone = torch.cat([explained(Encoder(True, norm_first).double(), x=one[None]).scores["x"]
-                       for one in x])  # fmt: skip
-    torch.testing.assert_close(first, alone, rtol=1e-6, atol=1e-9)
-
-
-def test_a_pooled_sequence_of_as_many_tokens_as_examples():
-    """What is behind the last token belongs to examples, whatever its axes are."""
-
-    class Pooled(Encoder):
-        def forward(self, x):
-            x = self.encoder(x)
-            pooled = x.mean(0 if not self.first else 1)
-            return self.head(pooled + torch.relu(pooled @ self.head.weight.T @ self.head.weight))
-
-    x = torch.randn(3, 3, WIDE, dtype=torch.float64)
-    maps = [
-        explained(Pooled(first).double(), x=x if first else x.transpose(0, 1),
-                  target=lambda output: output[:, 1]).scores["x"]
-        for first in (True, False)
-    ]  # fmt: skip
-    torch.testing.assert_close(*maps, rtol=1e-6, atol=1e-9)
-
 
 def in_double(name, implementation=None):
     built = build(name, implementation)
@@ -217,16 +157,20 @@ def test_the_total_reaches_the_tokens(name):
     assert total == pytest.approx(2, abs=0.05)
 
 
-@pytest.mark.xfail(strict=True, reason="totals of zero are kept at zero from layer to layer")
-def test_a_start_that_sums_to_zero_is_no_empty_map():
-    """A difference of logits starts with +1 and -1, whose sum nothing can keep in proportion."""
-    x = torch.randn(2, 5, WIDE, dtype=torch.float64)
-    network = Encoder(True).double()
-    try:
-        found = explained(network, x=x, target=lambda output: output[:, 1] - output[:, 0])
-    except relmap.RelmapError:
-        return
-    assert found.scores["x"].abs().sum() > 1e-3
+CANCELLING = {
+    "a difference": lambda output: output[:, 1] - output[:, 0],
+    "a log probability": lambda output: output.log_softmax(-1)[:, 1],
+}
+
+
+@pytest.mark.parametrize("target", CANCELLING.values(), ids=CANCELLING.keys())
+def test_a_total_of_zero_stays_zero(target):
+    """As in the published code, which multiplies every addition by what came in (eq. 10)."""
+    x, network = torch.randn(2, 5, WIDE, dtype=torch.float64), Encoder(True).double()
+    found = explained(network, x=x, target=target)
+    assert (found.scores["x"].abs() < 1e-9).all()
+    plain = explained(network, backward="lrp", x=x, target=target)
+    assert (plain.scores["x"].abs().sum(-1) > 1e-3).all()
 
 
 def test_a_similarity_shares_its_relevance_between_the_two_sides():

@@ -5,9 +5,9 @@
     result = relmap.explain(model, image="cat.jpg", text="a cat on a sofa")
     result.save("cat.png")
 
-The verbs are `load`, `explain`, `record` and `draw`; what they return are `Model`, `Attribution`
-and `TokenGraph`. `interaction` says which patches and words acted on each other,
-`explain_caption` why a network wrote each word, `compare` what several methods say.
+The verbs are `load`, `explain`, `evaluate`, `record` and `draw`; what they return are `Model`,
+`Attribution`, `Evaluation` and `TokenGraph`. `interaction` says which patches and words acted on
+each other, `explain_caption` why a network wrote each word, `compare` what several methods say.
 """
 
 import importlib.metadata
@@ -17,6 +17,8 @@ from relmap.captions import CaptionExplanation, explain_caption
 from relmap.comparison import Comparison, compare
 from relmap.draw import draw
 from relmap.errors import InputError, MissingExtraError, RelmapError, TraceError
+from relmap.evaluation import Evaluation, evaluate
+from relmap.example import Example
 from relmap.explain import DEFAULT_METHOD, explain
 from relmap.graph import TokenGraph
 from relmap.interaction import Interaction, interaction
@@ -29,6 +31,8 @@ __all__ = [
     "Attribution",
     "CaptionExplanation",
     "Comparison",
+    "Evaluation",
+    "Example",
     "InputError",
     "Interaction",
     "Layout",
@@ -41,6 +45,7 @@ __all__ = [
     "__version__",
     "compare",
     "draw",
+    "evaluate",
     "explain",
     "explain_caption",
     "interaction",

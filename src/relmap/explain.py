@@ -20,6 +20,7 @@ from relmap.backwards import Backward
 from relmap.propagate import RecordedPass
 from relmap.reporting import provenance
 from relmap.request import Followed, Request, following, read_request
+from relmap.targets import Resolved
 
 DEFAULT_METHOD = "genatt"
 """The method that `explain` uses if none is named."""
@@ -60,12 +61,20 @@ def explain(
 
 def explain_each(asked: Request, targets: Sequence[Any]) -> list[Attribution]:
     """The attributions of several targets: one forward pass for all, one gradient for each."""
-    found = []
+    return [found for found, _ in explain_answered(asked, targets)]
+
+
+def explain_answered(asked: Request, targets: Sequence[Any]) -> list[tuple[Attribution, Resolved]]:
+    """The attributions of several targets, each with the scores that the model chose from."""
+    found: list[tuple[Attribution, Resolved]] = []
     with following(asked, targets, asked.entry.needs) as passes:
         for one in passes:
             with torch.no_grad():
                 relevance = asked.entry.function(one.passed, **asked.settings)
-            found.append(replace(_attribution(asked, one, relevance), pixels=_pixels(asked, one)))
+            attribution = _attribution(asked, one, relevance)
+            found.append(
+                (replace(attribution, pixels=_pixels(asked, one)), one.resolved.detached())
+            )
     return found
 
 

@@ -37,28 +37,29 @@ class OutputCopy:
 def copy_output(output: Any) -> OutputCopy:
     """Cut the target off from the network: same structure, detached floating tensors."""
     leaves: dict[int, tuple[Tensor, Tensor]] = {}
+    return OutputCopy(_copied(output, leaves), list(leaves.values()))
 
-    def copied(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            if not value.dtype.is_floating_point:
-                return value
-            if id(value) not in leaves:
-                leaves[id(value)] = (value, value.detach().requires_grad_())
-            return leaves[id(value)][1]
-        if isinstance(value, dict):
-            return _like(value, {key: copied(part) for key, part in value.items()})
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return type(value)(*(copied(part) for part in value))
-        if isinstance(value, (tuple, list)):
-            return type(value)(copied(part) for part in value)
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            twin = copy.copy(value)
-            for field in dataclasses.fields(value):
-                object.__setattr__(twin, field.name, copied(getattr(value, field.name)))
-            return twin
-        return value
 
-    return OutputCopy(copied(output), list(leaves.values()))
+def _copied(value: Any, leaves: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    # No inner function: one that calls itself would hold on to the output of the network.
+    if isinstance(value, Tensor):
+        if not value.dtype.is_floating_point:
+            return value
+        if id(value) not in leaves:
+            leaves[id(value)] = (value, value.detach().requires_grad_())
+        return leaves[id(value)][1]
+    if isinstance(value, dict):
+        return _like(value, {key: _copied(part, leaves) for key, part in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_copied(part, leaves) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_copied(part, leaves) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(twin, field.name, _copied(getattr(value, field.name), leaves))
+        return twin
+    return value
 
 
 def _like(value: dict[Any, Any], parts: dict[Any, Any]) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -108,10 +108,11 @@ def following(
     def intercept(recorder: Recorder) -> Run:
         interception = Interception(asked.backward, recorder)
         passages.append(interception.passage)
+        open_until.callback(interception.passage.close)
         return interception.run
 
     rules = intercept if asked.backward.rules else None
-    with recording(
+    with ExitStack() as open_until, recording(
         asked.model.network, asked.arguments, keep_values, rules, "bias-gradient" in needs,
         "replay" in needs,
     ) as recorded:  # fmt: skip

@@ -6,7 +6,7 @@ one red line and exit code 2; anything else is a bug and keeps its traceback. `a
 the program, every other file here a group of its commands.
 """
 
-from relmap.cli import demonstration, explaining, listing, training
+from relmap.cli import demonstration, evaluating, explaining, listing, training
 from relmap.cli.application import app, main
 
-__all__ = ["app", "demonstration", "explaining", "listing", "main", "training"]
+__all__ = ["app", "demonstration", "evaluating", "explaining", "listing", "main", "training"]

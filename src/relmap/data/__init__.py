@@ -19,6 +19,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from relmap.errors import InputError
+from relmap.example import Example
 from relmap.registry import Registry
 
 if TYPE_CHECKING:
@@ -84,6 +85,16 @@ class Sample:
             )
         return torch.from_numpy(inside if inside.ndim == 2 else inside.any(axis=2))
 
+    def example(self) -> Example:
+        """The sample as evaluation sees it."""
+        return Example(
+            name=self.name,
+            image=self.image,
+            label=self.label,
+            mask=None if self.mask is None else self.open_mask,
+            about=self.about,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -112,6 +123,16 @@ class Question:
         """
         return _open(self.image, "image").convert("RGB")
 
+    def example(self) -> Example:
+        """The question as evaluation sees it."""
+        return Example(
+            name=self.name,
+            image=self.image,
+            text=self.text,
+            answers=self.answers,
+            about={**self.about, "kind": self.kind},
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class CaptionedImage:
@@ -130,6 +151,10 @@ class CaptionedImage:
             InputError: If the file is not a readable image.
         """
         return _open(self.image, "image").convert("RGB")
+
+    def example(self) -> Example:
+        """The picture as evaluation sees it."""
+        return Example(name=self.name, image=self.image, captions=self.captions, about=self.about)
 
 
 def read_manifest(folder: Path) -> list[dict[str, Any]]:

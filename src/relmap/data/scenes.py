@@ -5,7 +5,7 @@ COCO's instances beside it. This is what the evidence of a map is measured on.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from relmap.data import DATA, Question, read_json
 from relmap.errors import InputError
+from relmap.example import Example
 from relmap.scenes.masks import decode_mask
 
 __all__ = ["SceneEvidence", "scenes"]
@@ -44,6 +45,10 @@ class SceneEvidence:
         name = self.question.name
         masks = [decode_mask(one, f"the evidence of {name}") for one in self.objects]
         return torch.from_numpy(np.any(masks, axis=0))
+
+    def example(self) -> Example:
+        """The question as evaluation sees it, with its evidence as mask and words."""
+        return replace(self.question.example(), mask=self.open_mask, words=self.words)
 
 
 @DATA.register("scenes")

@@ -11,8 +11,10 @@ from relmap.recorded_pass import RecordedPass
 
 def pixel_relevance(passed: RecordedPass) -> dict[str, Tensor]:
     """The relevance of every pixel, summed over colour channels, with its sign: (batch, h, w)."""
+    batch = passed.graph.batch
     return {
-        name: found.sum(dim=1) for name, found in passed.arguments.items() if found.ndim == 4
+        name: found.sum(dim=1) for name, found in passed.arguments.items()
+        if found.ndim == 4 and len(found) == batch
     }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "class_labels",
     "describe",
     "load",
+    "normalisation",
     "pictures",
     "read_weights",
     "settle",
@@ -128,7 +129,7 @@ def pictures(model: Model, inputs: Mapping[str, Any]) -> list[Image] | None:
     if not pixels.is_floating_point():
         return None
     pixels = pixels.detach().float().cpu()
-    mean, deviation = _normalisation(model.processor)
+    mean, deviation = normalisation(model.processor)
     if mean is None or deviation is None:  # how it was normalised is not known: keep the contrast
         low, high = pixels.amin((1, 2, 3), keepdim=True), pixels.amax((1, 2, 3), keepdim=True)
         pixels = (pixels - low) / (high - low).clamp(min=1e-9)
@@ -245,7 +246,8 @@ def _config_ids(config: Any) -> frozenset[int]:
     return frozenset(token for token in flat if isinstance(token, int))
 
 
-def _normalisation(processor: Any) -> tuple[Any, Any]:
+def normalisation(processor: Any) -> tuple[Any, Any]:
+    """The mean that a preprocessor subtracts from every colour and what it divides by, if known."""
     part: Any
     for part in (processor, getattr(processor, "image_processor", None)):
         if getattr(part, "do_normalize", True) is False:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from relmap.errors import TraceError
 from relmap.graph import Activation, Attention, Link, State, StateKind, TokenGraph
 from relmap.record.biases import freeze_biases
-from relmap.record.examples import token_examples
+from relmap.record.examples import pass_examples_on, token_examples
 from relmap.record.labels import Labels
 from relmap.record.passes import Recorded, recording
 from relmap.record.recorder import Recorder
@@ -79,6 +79,7 @@ def build_graph(
     examples = token_examples(states, attentions, size)
     for draft, numbers in zip(needed.states, examples, strict=True):
         draft.examples = numbers
+    pass_examples_on(recorder.states, size)
     return TokenGraph(
         states=tuple(states),
         attentions=attentions,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
-from relmap.graph import Activation
 from relmap.record.biases import BiasDraft, note_bias
 from relmap.record.calls import PARTS, Call, function_name, reads_learned_tokens
 from relmap.record.labels import Labels
@@ -35,6 +33,7 @@ from relmap.record.tags import (
     Tokens,
     activation,
     is_floating,
+    relabelled,
 )
 
 _TAG = "_relmap_tag"
@@ -62,7 +61,7 @@ class Recorder(TorchFunctionMode):
         self._flags: list[tuple[Node, str]] = []
         self.module_names = {id(module): name for name, module in network.named_modules()}
         self._settled: dict[frozenset[int], StateDraft] = {}
-        self._nodes = 0
+        self._nodes: list[Node] = []
         self._marked: list[Tensor] = []
         self._sources: list[tuple[StateDraft, Tensor | None, StateDraft]] = []
 
@@ -185,14 +184,27 @@ class Recorder(TorchFunctionMode):
         self.attach(tensor, tag)
 
     def forget(self) -> None:
-        """Take tags off the tensors that outlive the pass."""
+        """Take tags off the tensors that outlive the pass, and let go of what was drafted.
+
+        Tags lead to drafts, drafts to autograd's nodes, and nodes back to tensors that they saved:
+        Python's collector does not see the last step, so nothing else would free a pass.
+        """
         for tensor in self._marked:
             vars(tensor).pop(_TAG, None)
+        for draft in (*self.states, *self.attentions):
+            vars(draft).clear()
+        for node in self._nodes:
+            node.read = node.scored = None
+        for held in (self.states, self.attentions, self._nodes, self._marked, self._sources):
+            held.clear()
+        self._settled.clear()
+        self.run = self.biases = None
 
     def node(self, *parents: Node, origin: Node | None = None) -> Node:
         """A new computed value."""
-        self._nodes += 1
-        return Node(self._nodes, parents, origin.root if origin is not None else None)
+        made = Node(len(self._nodes), parents, origin.root if origin is not None else None)
+        self._nodes.append(made)
+        return made
 
     def module(self) -> str:
         """Path of the innermost module of the network whose forward is running."""
@@ -353,7 +365,7 @@ class Recorder(TorchFunctionMode):
         state.links = [(residual.state, labels, labels)]
         if branch.state is not residual.state or not rows.same_as(labels):
             state.rows = (branch.state, labels, rows)
-        state.residual, state.branch = (_relabelled(value, labels) for value in values)
+        state.residual, state.branch = (relabelled(value, labels) for value in values)
         state.stream = activation(result, labels, value=False)
         return Tokens(state, labels, self.node(branch.node, residual.node))
 
@@ -375,17 +387,6 @@ class Recorder(TorchFunctionMode):
     def refuse(self, message: str) -> TraceError:
         """An error that names the module where recording stopped."""
         return TraceError(self.at(message))
-
-
-def _relabelled(kept: Activation, labels: Labels) -> Activation:
-    """Both addends of a join are numbered as the join is."""
-    if len(kept.shape) != len(labels.shape):
-        return kept
-    values = labels.values
-    for axis, size in enumerate(kept.shape):
-        if size == 1 < values.shape[axis]:  # one token added to many counts for the first
-            values = values.narrow(axis, 0, 1)
-    return replace(kept, tokens=values)
 
 
 def _equal(left: Tensor | None, right: Tensor | None) -> bool:

@@ -182,7 +182,7 @@ class Rerun(TorchFunctionMode):
             if isinstance(one, Tensor) and _MARK not in vars(one)
         ]  # fmt: skip
         # A checkpointed block would run once more in the backward pass, where nothing is looked up.
-        with saved_tensors_hooks(_as_it_is, _as_it_is):
+        with saved_tensors_hooks(_packed, _unpacked):
             result = function(*args, **kwargs)
         if any(version_of(one) != version for one, version in kept):
             raise TraceError(OVERWRITTEN)
@@ -230,7 +230,15 @@ class Rerun(TorchFunctionMode):
             raise Known
 
 
-def _as_it_is(tensor: Tensor) -> Tensor:
+def _packed(tensor: Tensor) -> tuple[Tensor, int]:
+    # Autograd puts the node back; a node that held its own result could never be freed.
+    return tensor.detach(), version_of(tensor)
+
+
+def _unpacked(packed: tuple[Tensor, int]) -> Tensor:
+    tensor, version = packed
+    if version_of(tensor) != version:
+        raise TraceError(OVERWRITTEN)
     return tensor
 
 

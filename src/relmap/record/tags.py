@@ -10,7 +10,7 @@ attention is recognised as the addend that is an ancestor of its query.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -172,6 +172,17 @@ def activation(tensor: Tensor, labels: Labels, value: bool = True) -> Activation
     # A detached tensor shares its version counter, so a later in-place change can be noticed.
     kept = tensor.detach()
     return Activation(shape, edge, labels.values, kept, kept._version)
+
+
+def relabelled(kept: Activation, labels: Labels) -> Activation:
+    """Both addends of a join are numbered as the join is."""
+    if len(kept.shape) != len(labels.shape):
+        return kept
+    values = labels.values
+    for axis, size in enumerate(kept.shape):
+        if size == 1 < values.shape[axis]:  # one token added to many counts for the first
+            values = values.narrow(axis, 0, 1)
+    return replace(kept, tokens=values)
 
 
 def is_floating(tensor: Tensor) -> bool:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
-from relmap.rules.operations import Operation, Rule, pass_back, tensors_of
+from relmap.rules.operations import Operation, Rule, tensors_of
 
 LINEAR = """
     add sub neg sum mean nansum embedding batch_norm index_add scatter_add index_put dropout
@@ -108,7 +108,7 @@ def ratio(operation: Operation) -> Tensor:
     if not operation.passage.carries(operand):
         raise operation.refuse("has a variable parameter, for which there is no rule")
     factor, value = _quotient(operation, operand)
-    return pass_back(value, lambda arriving: (arriving * factor,), operand)
+    return operation.passage.pass_back(value, lambda arriving: (arriving * factor,), operand)
 
 
 def power(operation: Operation) -> Tensor:
@@ -166,7 +166,7 @@ def product(operation: Operation) -> Any:
         if len(gates) == 1:
             return operation.run({id(gates[0]): gates[0].detach()})
     # A tensor multiplied by itself counts twice.
-    return operation.run({id(one): scaled(one, 1 / len(factors)) for one in factors})
+    return operation.run({id(one): scaled(operation, one, 1 / len(factors)) for one in factors})
 
 
 def quotient(operation: Operation) -> Any:
@@ -184,9 +184,10 @@ def gated_half(operation: Operation) -> Any:
     return kept * gating.detach().sigmoid()
 
 
-def scaled(tensor: Tensor, factor: float | Tensor) -> Tensor:
+def scaled(operation: Operation, tensor: Tensor, factor: float | Tensor) -> Tensor:
     """The same value; its gradient times a factor."""
-    return pass_back(tensor.detach(), lambda arriving: (arriving * factor,), tensor)
+    passage, value = operation.passage, tensor.detach()
+    return passage.pass_back(value, lambda arriving: (arriving * factor,), tensor)
 
 
 # --- norms ------------------------------------------------------------------------------------
@@ -206,7 +207,7 @@ def layer_norm(operation: Operation) -> Tensor:
         inner = arriving if weight is None else arriving * weight
         return (((inner - inner.mean(axes, keepdim=True)) * scale).to(operand.dtype),)
 
-    return pass_back(value, back, operand)
+    return operation.passage.pass_back(value, back, operand)
 
 
 def rms_norm(operation: Operation) -> Tensor:
@@ -224,7 +225,7 @@ def rms_norm(operation: Operation) -> Tensor:
         inner = arriving if weight is None else arriving * weight
         return ((inner * scale).to(operand.dtype),)
 
-    return pass_back(value, back, operand)
+    return operation.passage.pass_back(value, back, operand)
 
 
 def group_norm(operation: Operation) -> Tensor:
@@ -242,7 +243,7 @@ def group_norm(operation: Operation) -> Tensor:
         inner = (inner - inner.mean(-1, keepdim=True)) * scale
         return (inner.reshape(operand.shape),)
 
-    return pass_back(value, back, operand)
+    return operation.passage.pass_back(value, back, operand)
 
 
 def instance_norm(operation: Operation) -> Tensor:
@@ -259,7 +260,7 @@ def instance_norm(operation: Operation) -> Tensor:
             arriving = arriving * weight.reshape(1, -1, *[1] * (arriving.ndim - 2))
         return ((arriving - arriving.mean(axes, keepdim=True)) * scale,)
 
-    return pass_back(value, back, operand)
+    return operation.passage.pass_back(value, back, operand)
 
 
 def unit_length(operation: Operation) -> Tensor:
@@ -269,7 +270,7 @@ def unit_length(operation: Operation) -> Tensor:
     least = operation.argument(3, "eps", 1e-12)
     value = operation.run().detach()
     length = operand.detach().norm(power, axis, keepdim=True).clamp_min(least)
-    return pass_back(value, lambda arriving: (arriving / length,), operand)
+    return operation.passage.pass_back(value, lambda arriving: (arriving / length,), operand)
 
 
 # --- attention --------------------------------------------------------------------------------
@@ -284,7 +285,8 @@ def attention_constant(operation: Operation) -> Any:
 def attention_halved(operation: Operation) -> Any:
     """Softmax(q k^T) v with the gradients of both products halved: q and k / 4, v / 2."""
     query, key, value, *rest, kwargs = _attention_operands(operation)
-    halved = scaled(query, 0.25), scaled(key, 0.25), scaled(value, 0.5)
+    parts = zip((query, key, value), (0.25, 0.25, 0.5), strict=True)
+    halved = [scaled(operation, part, factor) for part, factor in parts]
     return operation.function(*halved, *rest, **kwargs)
 
 
@@ -322,7 +324,9 @@ def signed_share(operation: Operation) -> Tensor:
         below = weights[0] * addends[0] + weights[1] * addends[1]
         factor = torch.where(below == 0, 1, whole / torch.where(below == 0, 1, below))
     weighed = zip(carrying, weights, strict=True)
-    return operation.run({id(part): scaled(part, factor * weight) for part, weight in weighed})
+    return operation.run(
+        {id(part): scaled(operation, part, factor * weight) for part, weight in weighed}
+    )
 
 
 _COPIES = frozenset(["CloneBackward0", "ToCopyBackward0", "ViewBackward0"])

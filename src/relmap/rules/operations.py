@@ -21,6 +21,8 @@ from relmap.record.recorder import Recorder
 from relmap.record.tags import Constant, Pair, Tokens
 
 Rule = Callable[["Operation"], Any]
+Back = Callable[[Tensor], tuple[Tensor | None, ...]]
+"""What flows back to each operand, of what arrived at the result."""
 
 _STOPPED, _GATE = "_relmap_stopped", "_relmap_gate"
 
@@ -32,7 +34,9 @@ class Passage:
     `relevance` says what flows back at the moment: relevance, or the plain gradient. `absolute`
     keeps |W| of the weights that were met, `settings` are the options of the backward, `batch`
     counts the examples as soon as the forward is over. `kept` holds by their memory what rules
-    read on the way back.
+    read on the way back, `backs` are these rules, in the order of the operations. They live here
+    and not in autograd's nodes: they hold tensors that lead to the nodes again, a circle through
+    memory that Python's collector does not see.
     """
 
     recorder: Recorder
@@ -45,6 +49,7 @@ class Passage:
         default_factory=dict[int, tuple[Tensor, Tensor]]
     )
     kept: dict[int, list[Tensor]] = field(default_factory=dict[int, list[Tensor]])
+    backs: list[Back] = field(default_factory=list[Back])
 
     @contextmanager
     def carrying_relevance(self, batch: int) -> Iterator[None]:
@@ -54,6 +59,17 @@ class Passage:
             yield
         finally:
             self.relevance = False
+
+    def pass_back(self, value: Tensor, back: Back, *operands: Tensor) -> Tensor:
+        """A value through which `back` decides what flows to each operand."""
+        self.backs.append(back)
+        place = len(self.backs) - 1
+        return PassBack.apply(value, place, self, *operands)  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        """Let go of the rules and of all that they read: nothing flows back any more."""
+        for held in (self.backs, self.kept, self.absolute):
+            held.clear()
 
     def magnitude(self, weight: Tensor) -> Tensor:
         """|W|, computed once for every weight."""
@@ -199,15 +215,15 @@ def _exchanged(value: Any, replaced: Mapping[int, Any]) -> Any:
 class PassBack(torch.autograd.Function):
     """A value, and a function of its own for what flows back through it.
 
-    `apply(value, back, passage, *operands)` is the value; `back(incoming)` gives one tensor for
-    each operand. With a passage the rule holds for relevance alone: a plain gradient takes the
-    way on which the value was computed.
+    `apply(value, place, passage, *operands)` is the value; the passage keeps at that place the
+    `back(incoming)` that gives one tensor for each operand. The rules of relevance hold for
+    relevance alone: a plain gradient takes the way on which the value was computed.
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, back: Any, passage: Any, *operands: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, place: int, passage: Any, *operands: Tensor) -> Tensor:
         """The value itself."""
-        ctx.back, ctx.passage, ctx.count = back, passage, len(operands)
+        ctx.place, ctx.passage, ctx.count = place, passage, len(operands)
         ctx.set_materialize_grads(False)
         return value.detach()
 
@@ -218,15 +234,8 @@ class PassBack(torch.autograd.Function):
         nothing = (None,) * ctx.count
         if arriving is None:
             return (None, None, None, *nothing)
-        if ctx.passage is not None and not ctx.passage.relevance:
+        passage: Passage = ctx.passage
+        if passage.family == "relevance" and not passage.relevance:
             return (arriving, None, None, *nothing)
         with torch.no_grad(), torch._C.DisableTorchFunction():
-            return (None, None, None, *ctx.back(arriving))
-
-
-def pass_back(
-    value: Tensor, back: Callable[[Tensor], tuple[Tensor | None, ...]], *operands: Tensor,
-    passage: Passage | None = None,
-) -> Tensor:  # fmt: skip
-    """A value through which `back` decides what flows to each operand."""
-    return PassBack.apply(value, back, passage, *operands)  # type: ignore[no-any-return]
+            return (None, None, None, *passage.backs[ctx.place](arriving))

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from relmap.algebra import STABILIZER, safe_divide
-from relmap.rules.operations import Operation, pass_back
+from relmap.rules.operations import Operation
 from relmap.rules.sums import ExampleTotals, unchanged
 
 Product = Callable[[Tensor, Tensor], Tensor]
@@ -55,7 +55,7 @@ def multiplied(operation: Operation) -> Any:
     def back(arriving: Tensor) -> tuple[Tensor, ...]:
         return tuple(0.5 * arriving.sum_to_size(shape) for shape in shapes)
 
-    return pass_back(value, back, *carrying, passage=passage)
+    return passage.pass_back(value, back, *carrying)
 
 
 def _scaled(operation: Operation, operand: Tensor) -> Tensor:
@@ -66,7 +66,7 @@ def _scaled(operation: Operation, operand: Tensor) -> Tensor:
     def back(arriving: Tensor) -> tuple[Tensor]:
         return (arriving.sum_to_size(shape).to(dtype),)
 
-    result = pass_back(value, back, operand, passage=passage)
+    result = passage.pass_back(value, back, operand)
     return passage.gate(result) if passage.is_gate(operand) else result
 
 
@@ -145,7 +145,7 @@ def _bounded(operation: Operation, operand: Tensor, weight: Tensor) -> Tensor:
             relevance += one * _transposed(product, one, other, share)
         return (relevance,)
 
-    return pass_back(value, back, operand, passage=operation.passage)
+    return operation.passage.pass_back(value, back, operand)
 
 
 def _biasless(operation: Operation, operand: Tensor, weight: Tensor) -> Product:
@@ -237,7 +237,7 @@ def _weighted(
             found = found * after.spread(safe_divide(totals.of(arriving), after.of(found)))
         return (found,)
 
-    return pass_back(value, back, operand, passage=passage)
+    return passage.pass_back(value, back, operand)
 
 
 def _between(operation: Operation, carrying: list[Tensor], added: Tensor | float) -> Tensor:
@@ -254,7 +254,7 @@ def _between(operation: Operation, carrying: list[Tensor], added: Tensor | float
             found = torch.autograd.grad(again, alone, share)
         return tuple(0.5 * one * part for one, part in zip(kept, found, strict=True))
 
-    return pass_back(value, back, *carrying, passage=operation.passage)
+    return passage.pass_back(value, back, *carrying)
 
 
 # --- attention --------------------------------------------------------------------------------
@@ -298,7 +298,7 @@ def attention(operation: Operation) -> Tensor:
             for one, part, operand in zip(found, parts, (query, key, value), strict=True)
         )
 
-    return pass_back(output, back, query, key, value, passage=passage)
+    return passage.pass_back(output, back, query, key, value)
 
 
 def _softmax(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from relmap.algebra import safe_divide
 from relmap.record.tags import Pair
 from relmap.rules.factors import is_root
-from relmap.rules.operations import Operation, pass_back
+from relmap.rules.operations import Operation
 
 
 def unchanged(operation: Operation) -> Any:
@@ -24,8 +24,8 @@ def unchanged(operation: Operation) -> Any:
     if len(carrying) != 1 or carrying[0].shape != value.shape:
         raise operation.refuse("has operands that relevance cannot be shared between")
     passage = operation.passage
-    result = pass_back(
-        value, lambda arriving: (arriving.to(carrying[0].dtype),), carrying[0], passage=passage
+    result = passage.pass_back(
+        value, lambda arriving: (arriving.to(carrying[0].dtype),), carrying[0]
     )
     return passage.gate(result) if passage.is_gate(carrying[0]) else result
 
@@ -42,7 +42,7 @@ def gated_half(operation: Operation) -> Tensor:
     def back(arriving: Tensor) -> tuple[Tensor]:
         return (torch.cat([arriving, torch.zeros_like(arriving)], dim=axis),)
 
-    return pass_back(operation.run(), back, operand, passage=operation.passage)
+    return operation.passage.pass_back(operation.run(), back, operand)
 
 
 def stop(operation: Operation) -> Any:
@@ -91,7 +91,7 @@ def _by_value(operation: Operation, value: Tensor, operands: list[Tensor]) -> Te
             weights = torch.autograd.grad(again, alone, share)
         return tuple(one * weight for one, weight in zip(kept, weights, strict=True))
 
-    return pass_back(value, back, *operands, passage=passage)
+    return passage.pass_back(value, back, *operands)
 
 
 def power(operation: Operation) -> Any:
@@ -130,7 +130,7 @@ def addition(operation: Operation) -> Any:
             for part, (one, _) in zip(summed, addends, strict=True)
         )
 
-    return pass_back(value, back, *(one for one, _ in addends), passage=passage)
+    return passage.pass_back(value, back, *(one for one, _ in addends))
 
 
 def _addends(operation: Operation) -> list[tuple[Tensor, float]]:
@@ -163,8 +163,8 @@ def _is_table(tensor: Tensor) -> bool:
 def _shifted(operation: Operation, value: Tensor, operand: Tensor) -> Tensor:
     passage = operation.passage
     shape, dtype = operand.shape, operand.dtype
-    result = pass_back(
-        value, lambda arriving: (arriving.sum_to_size(shape).to(dtype),), operand, passage=passage
+    result = passage.pass_back(
+        value, lambda arriving: (arriving.sum_to_size(shape).to(dtype),), operand
     )
     return passage.gate(result) if passage.is_gate(operand) else result
 
@@ -197,14 +197,16 @@ class ExampleTotals:
             if bool((numbers >= 0).all()):
                 self.examples = numbers
                 return
-        if like.shape[0] != self.batch:
+        # Constants alone have no tag: whatever they are handed, no token gets any of it.
+        axes = range(like.ndim) if labels is None else labels.varying
+        axes = [axis for axis in axes if like.shape[axis] == self.batch]
+        if not axes or (labels is not None and len(axes) > 1):
             raise operation.refuse(
                 "sums over tokens of which relmap cannot tell the example; explain one example "
                 "at a time"
             )
-        self.examples = torch.arange(self.batch, device=like.device).reshape(
-            -1, *[1] * (like.ndim - 1)
-        )
+        sizes = [self.batch if axis == axes[0] else 1 for axis in range(like.ndim)]
+        self.examples = torch.arange(self.batch, device=like.device).reshape(sizes)
 
     def of(self, tensor: Tensor) -> Tensor:
         """One total for each example."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -47,11 +47,24 @@ class Target:
 
 @dataclass(frozen=True)
 class Resolved:
-    """The numbers that are explained, and in words what they are and what the model said."""
+    """The numbers that are explained, and in words what they are and what the model said.
+
+    `answer` holds all scores that the model chose from, `columns` which of them are explained;
+    None where the output has no such scores, or the target is no choice among them.
+    """
 
     values: Float[Tensor, " batch"]
     names: tuple[str, ...]
     prediction: tuple[str, ...]
+    answer: Answer | None = None
+    columns: Int[Tensor, " batch"] | None = None
+
+    def detached(self) -> Resolved:
+        """The same without the graph of the pass that computed it."""
+        answer = self.answer
+        if answer is not None:
+            answer = replace(answer, scores=answer.scores.detach())
+        return replace(self, values=self.values.detach(), answer=answer)
 
 
 def resolve(target: Any, output: Any, context: TargetContext) -> Resolved:
@@ -68,6 +81,7 @@ def resolve(target: Any, output: Any, context: TargetContext) -> Resolved:
         answer, unreadable = read_answer(output, context), None
     except InputError as error:
         answer, unreadable = None, error
+    columns: Tensor | None = None
     made = _made(target, answer, context)
     if made is not None:
         values, names = made.read(output, context)
@@ -77,12 +91,12 @@ def resolve(target: Any, output: Any, context: TargetContext) -> Resolved:
         assert unreadable is not None
         raise unreadable
     else:
-        chosen = choose(target, answer, context)
-        values = answer.scores.gather(1, chosen[:, None]).squeeze(1)
-        names = [answer.name(example, int(index)) for example, index in enumerate(chosen)]
+        columns = choose(target, answer, context)
+        values = answer.scores.gather(1, columns[:, None]).squeeze(1)
+        names = [answer.name(example, int(index)) for example, index in enumerate(columns)]
     _check_values(values, context)
     said = _said(answer) if answer else [f"{value:.3g}" for value in values.tolist()]
-    return Resolved(values, tuple(names), tuple(said))
+    return Resolved(values, tuple(names), tuple(said), answer, columns)
 
 
 def choose(target: Any, answer: Answer, context: TargetContext) -> Int[Tensor, " batch"]:

@@ -1,0 +1,66 @@
+"""The tables of docs/results.md, put where the page says, from folders that evaluations wrote.
+
+    python docs/results.py OUTPUT
+
+OUTPUT is what `python benchmarks/results.py` and `python benchmarks/figures/*.py` wrote. Between
+`<!-- table: FOLDER METRIC -->` and `<!-- /table -->` stands that folder's table of that metric; a
+folder that is not in OUTPUT leaves its table as it is. The text between the tables is written by
+hand, and has to be read again when they change.
+"""
+
+import argparse
+import csv
+import json
+import re
+from pathlib import Path
+
+from relmap.evaluation.tables import Cell, to_markdown
+
+PAGE = Path(__file__).parent / "results.md"
+MARK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+
+
+def cells_of(folder: Path) -> list[Cell]:
+    """The numbers of a folder's table."""
+    text = ("method", "metric", "quantity", "direction")
+    with (folder / "table.csv").open(encoding="utf-8", newline="") as file:
+        return [
+            Cell(**{name: _read(value, name in text) for name, value in row.items()})  # type: ignore[arg-type]
+            for row in csv.DictReader(file)
+        ]
+
+
+def _read(value: str, is_text: bool) -> object:
+    if is_text:
+        return value
+    if not value:
+        return None
+    return int(value) if value.isdigit() else float(value)
+
+
+def table(folder: Path, metric: str) -> str:
+    """One metric's table, and under it what it was measured with."""
+    cells = [cell for cell in cells_of(folder) if cell.metric == metric]
+    lines = to_markdown(cells).splitlines()
+    record = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
+    about = f"`{record['model']['class']}`, `{metric}`, {record['settings']['target']} class"
+    return "\n".join([about, "", *lines[2:]]).strip() + "\n"
+
+
+def main() -> None:
+    """Write the page again."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path)
+    output = parser.parse_args().output
+
+    def fill(found: re.Match[str]) -> str:
+        begin, name, metric, end = found.groups()
+        if not (output / name / "table.csv").is_file():
+            return found[0]
+        return f"{begin}\n{table(output / name, metric)}\n{end}"
+
+    PAGE.write_text(MARK.sub(fill, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

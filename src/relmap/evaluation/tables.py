@@ -1,0 +1,322 @@
+"""Tables: what the rows say, method by method, with intervals and paired differences.
+
+A number of a data set is the mean of its examples, unless the metric says how it is summed up
+(counts of pixels that are added before they are divided). Its interval is a percentile bootstrap
+over examples; the difference to a reference method is taken example by example first, which is why
+it may be sure where both intervals overlap.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from relmap.errors import InputError, MissingExtraError
+from relmap.evaluation.plan import Plan
+from relmap.evaluation.rows import Row, parts, read_part
+from relmap.evaluation.specification import Specification
+from relmap.metrics import METRICS
+from relmap.trial import Curve
+
+__all__ = [
+    "Cell",
+    "Measurements",
+    "collect",
+    "directions",
+    "summarise",
+    "to_csv",
+    "to_latex",
+    "to_markdown",
+]
+
+Values = dict[str, np.ndarray]
+Summary = Callable[[Mapping[str, np.ndarray]], float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of a table: of a method, by a quantity of a metric.
+
+    `low` and `high` bound 95 % of the bootstrap; `difference` is to the reference method on the
+    examples that both could be judged on. None is not known.
+    """
+
+    method: str
+    metric: str
+    quantity: str
+    direction: str
+    examples: int
+    errors: int
+    value: float | None
+    low: float | None
+    high: float | None
+    difference: float | None
+    difference_low: float | None
+    difference_high: float | None
+
+
+class Measurements:
+    """All rows of a run, in the little that tables and curves need of them."""
+
+    def __init__(self) -> None:
+        self.values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+        self.details: dict[tuple[str, str], dict[int, str]] = {}
+        self.errors: dict[tuple[str, str], dict[str, int]] = {}
+        self.sums: dict[tuple[str, str, str], dict[float, tuple[float, int]]] = {}
+        self.lost: dict[str, str] = {}
+
+    def add(self, row: Row) -> None:
+        """Take one row in."""
+        key = (_label(row.method, row.method_settings), _label(row.metric, row.metric_settings))
+        if row.error is not None:
+            if row.method == "-":
+                self.lost[row.sample] = row.error
+            else:
+                said = self.errors.setdefault(key, {})
+                said[row.error] = said.get(row.error, 0) + 1
+        elif row.step is None and row.value is not None:
+            known = self.values.setdefault(key, {}).setdefault(row.quantity, {})
+            known[row.index] = row.value
+        elif row.value is not None and row.step is not None:
+            steps = self.sums.setdefault((*key, row.quantity), {})
+            total, number = steps.get(row.step, (0.0, 0))
+            steps[row.step] = (total + row.value, number + 1)
+        if row.detail is not None:
+            self.details.setdefault(key, {})[row.index] = row.detail
+
+    def failed(self, method: str, metric: str) -> int:
+        """On how many examples a method or this metric of it failed."""
+        keys = [(method, "-"), (method, metric)]
+        return sum(sum(self.errors.get(key, {}).values()) for key in keys)
+
+    def curves(self) -> dict[tuple[str, str], dict[str, Curve]]:
+        """The mean curves: (metric, quantity) -> method -> curve."""
+        import torch
+
+        found: dict[tuple[str, str], dict[str, Curve]] = {}
+        for (method, metric, quantity), steps in self.sums.items():
+            means = torch.tensor([[total / number for total, number in steps.values()]])
+            found.setdefault((metric, quantity), {})[method] = Curve(tuple(steps), means)
+        return found
+
+
+def collect(folder: Path) -> Measurements:
+    """The rows of all parts, in their order.
+
+    Raises:
+        InputError: There is none.
+    """
+    files = parts(folder)
+    if not files:
+        raise InputError(f"{folder} holds no rows of an evaluation")
+    found = Measurements()
+    for file in files:
+        for row in read_part(file):
+            found.add(row)
+    return found
+
+
+def directions(metric: Specification) -> dict[str, str]:
+    """The quantities of a metric that a table shows, and in which direction each improves."""
+    declared = METRICS.get(metric.name).metadata["direction"]
+    return {metric.name: declared} if isinstance(declared, str) else dict(declared)
+
+
+def summarise(found: Measurements, plan: Plan) -> list[Cell]:
+    """Every number of the table: metric by metric, quantity by quantity, method by method.
+
+    Raises:
+        MissingExtraError: scipy, which draws the intervals, is not installed.
+    """
+    methods = [str(one) for one in plan.methods]
+    reference = plan.settings.reference or methods[0]
+    cells: list[Cell] = []
+    for metric in plan.metrics:
+        summaries = METRICS.get(metric.name).metadata.get("summary", {})
+        for quantity, direction in directions(metric).items():
+            summary = summaries.get(quantity)
+            known = {
+                method: _columns(found, (method, str(metric)), quantity, summary)
+                for method in methods
+            }
+            for method in methods:
+                if known[method] or found.failed(method, str(metric)):
+                    head = (method, str(metric), quantity, direction)
+                    errors = found.failed(method, str(metric))
+                    other = known[reference] if method != reference else None
+                    cells.append(_cell(head, errors, known[method], other, summary, plan))
+    return cells
+
+
+def _columns(
+    found: Measurements, key: tuple[str, str], quantity: str, summary: Summary | None
+) -> dict[int, dict[str, Any]]:
+    """By example what the number is made of; JSON among it, if the metric says more than numbers.
+
+    A summary is given all quantities of the metric, and the texts under the name "detail".
+    """
+    values: dict[str, Mapping[int, Any]] = dict(found.values.get(key, {}))
+    if summary and key in found.details:
+        values["detail"] = found.details[key]
+    names = list(values) if summary else [name for name in values if name == quantity]
+    examples = sorted({index for name in names for index in values[name]})
+    return {
+        index: {name: values[name].get(index, float("nan")) for name in names} for index in examples
+    }
+
+
+def _cell(
+    head: tuple[str, str, str, str], errors: int, known: dict[int, dict[str, Any]],
+    other: dict[int, dict[str, Any]] | None, summary: Summary | None, plan: Plan,
+) -> Cell:  # fmt: skip
+    if not known:
+        return Cell(*head, 0, errors, *[None] * 6)
+    whole = summary or partial(_mean, head[2])
+    value = whole(_arrays(list(known.values())))
+    low, high = _interval([_arrays(list(known.values()))], whole, plan, summary is None)
+    difference = (None, None, None)
+    shared = [index for index in known if other and index in other]
+    if other and shared:
+        pair = [_arrays([one[index] for index in shared]) for one in (known, other)]
+        bounds = _interval(pair, whole, plan, summary is None)
+        difference = (whole(pair[0]) - whole(pair[1]), *bounds)
+    return Cell(*head, len(known), errors, value, low, high, *difference)
+
+
+def _mean(quantity: str, values: Mapping[str, np.ndarray]) -> float:
+    return float(values[quantity].mean())
+
+
+def _arrays(rows: Sequence[Mapping[str, Any]]) -> Values:
+    kinds = {name: object if name == "detail" else float for name in rows[0]}
+    return {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
+
+
+def _interval(
+    samples: Sequence[Values], whole: Summary, plan: Plan, mean: bool
+) -> tuple[float | None, float | None]:
+    """The percentile interval of a number, or of the difference of two on the same examples."""
+    number = len(next(iter(samples[0].values())))
+    if number < 2:
+        return None, None
+    try:
+        from scipy.stats import bootstrap
+    except ImportError as error:
+        raise MissingExtraError("evaluate") from error
+    generator = np.random.default_rng(plan.settings.seed)
+    options: dict[str, Any] = {
+        "n_resamples": plan.settings.resamples, "method": "percentile", "rng": generator,
+        "batch": 64,
+    }  # fmt: skip
+    if mean:
+        columns = [next(iter(one.values())) for one in samples]
+        each = columns[0] if len(columns) == 1 else columns[0] - columns[1]
+        if np.ptp(each) == 0:  # every resample has this one mean
+            return float(each[0]), float(each[0])
+        found = bootstrap((each,), np.mean, **options)
+    else:
+
+        def statistic(drawn: np.ndarray) -> float:
+            values = [
+                whole({name: one[drawn] for name, one in sample.items()}) for sample in samples
+            ]
+            return values[0] if len(values) == 1 else values[0] - values[1]
+
+        found = bootstrap((np.arange(number),), statistic, vectorized=False, **options)
+    return float(found.confidence_interval.low), float(found.confidence_interval.high)
+
+
+def _label(name: str, settings: str) -> str:
+    return f"{name}:{settings}" if settings else name
+
+
+def to_csv(cells: Sequence[Cell]) -> str:
+    """One line for every number, all digits."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Cell)], lineterminator="\n")
+    writer.writeheader()
+    for cell in cells:
+        writer.writerow(asdict(cell))
+    return text.getvalue()
+
+
+def to_markdown(cells: Sequence[Cell]) -> str:
+    """One table for every metric: methods down, quantities across, the best of each in bold."""
+    lines: list[str] = []
+    for metric, quantities, methods in _by_metric(cells):
+        head = [f"{name} {'↑' if way == 'higher' else '↓'}" for name, way in quantities]
+        lines += [f"**{metric}**", "", f"| method | {' | '.join(head)} | n |"]
+        lines.append("|" + "---|" * (len(head) + 2))
+        for method, row in methods.items():
+            written = [_written(row.get(name), "**{}**") for name, _ in quantities]
+            lines.append(f"| {method} | {' | '.join(written)} | {_number(row)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def to_latex(cells: Sequence[Cell]) -> str:
+    """The same tables for a paper; they need the package booktabs."""
+    lines: list[str] = []
+    for metric, quantities, methods in _by_metric(cells):
+        arrows = {"higher": r"$\uparrow$", "lower": r"$\downarrow$"}
+        head = [f"{_escaped(name)} {arrows[way]}" for name, way in quantities]
+        lines += [f"% {metric}", rf"\begin{{tabular}}{{l{'r' * len(head)}}}", r"\toprule"]
+        lines += [" & ".join(["method", *head]) + r" \\", r"\midrule"]
+        for method, row in methods.items():
+            written = [_written(row.get(name), r"\textbf{{{}}}") for name, _ in quantities]
+            lines.append(" & ".join([_escaped(method), *written]) + r" \\")
+        lines += [r"\bottomrule", r"\end{tabular}", ""]
+    return "\n".join(lines)
+
+
+Written = tuple[Cell, bool]
+
+
+def _by_metric(
+    cells: Sequence[Cell],
+) -> list[tuple[str, list[tuple[str, str]], dict[str, dict[str, Written]]]]:
+    """For every metric its quantities and, by method, each cell with whether it is the best."""
+    found = []
+    for metric in dict.fromkeys(cell.metric for cell in cells):
+        mine = [cell for cell in cells if cell.metric == metric]
+        quantities = list(dict.fromkeys((cell.quantity, cell.direction) for cell in mine))
+        best = {
+            name: (max if way == "higher" else min)(
+                (c.value for c in mine if c.quantity == name and c.value is not None), default=None
+            )
+            for name, way in quantities
+        }
+        methods: dict[str, dict[str, Written]] = {}
+        for cell in mine:
+            is_best = cell.value is not None and cell.value == best[cell.quantity]
+            methods.setdefault(cell.method, {})[cell.quantity] = (cell, is_best)
+        found.append((metric, quantities, methods))
+    return found
+
+
+def _written(one: Written | None, bold: str) -> str:
+    if one is None or one[0].value is None:
+        return "–"
+    cell, best = one
+    digits = 1 if abs(cell.value or 0) >= 10 else 3
+    value = f"{cell.value:.{digits}f}"
+    if cell.low is None or cell.high is None:
+        return bold.format(value) if best else value
+    interval = f" [{cell.low:.{digits}f}, {cell.high:.{digits}f}]"
+    return (bold.format(value) if best else value) + interval
+
+
+def _number(row: Mapping[str, Written]) -> str:
+    cell = next(iter(row.values()))[0]
+    return f"{cell.examples}" + (f" ({cell.errors} failed)" if cell.errors else "")
+
+
+def _escaped(text: str) -> str:
+    return text.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&")

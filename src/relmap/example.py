@@ -1,0 +1,51 @@
+"""One example as evaluation sees it: what goes into the model, and what is known to be true.
+
+Formats differ in what they say: a class, answers of people, an object's outline, the words that
+people marked. Every sample of every format can say it in these terms, so that a metric asks for
+what it needs and never for where it came from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from jaxtyping import Bool
+from torch import Tensor
+
+__all__ = ["Example"]
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One example of a data set: its inputs, and its truth as far as the data set tells it.
+
+    Attributes:
+        name: Unique within the data set.
+        image: What `relmap.explain(image=)` takes, a path as a rule; None without a picture.
+        text: The text that goes in; None without one.
+        label: The right class, by number or by name.
+        answers: How much each answer is worth, between 0 and 1, where several are right.
+        captions: Sentences in which people described the picture.
+        mask: Opens the pixels of the object, with the picture's own height and width; None from it
+            means that there is no such object.
+        words: Character spans of the text that carry its class or its answer; None where nobody
+            marked any, empty where people marked none.
+        about: Whatever else the data set says.
+    """
+
+    name: str
+    image: Any = None
+    text: str | None = None
+    label: int | str | None = None
+    answers: Mapping[str, float] = field(default_factory=dict)
+    captions: tuple[str, ...] = ()
+    mask: Callable[[], Bool[Tensor, "height width"] | None] | None = None
+    words: tuple[tuple[int, int], ...] | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def inputs(self) -> dict[str, Any]:
+        """What `relmap.explain` is given: image=, text=, or both."""
+        given = {"image": self.image, "text": self.text}
+        return {name: value for name, value in given.items() if value is not None}

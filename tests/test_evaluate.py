@@ -1,0 +1,291 @@
+"""An evaluation: rows that survive a kill, tables that say what the rows say, one bad sample."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import tiny_folders
+import torch
+from PIL import Image
+
+import relmap
+from relmap.errors import InputError
+from relmap.evaluation import Plan, Settings, Source, read_method, read_metric
+from relmap.evaluation.rows import Row, parts, read_part, write_part
+from relmap.evaluation.tables import collect, summarise, to_csv, to_latex, to_markdown
+
+METRIC = "perturbation:fill=black,measure=probability"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return tiny_folders.save(tmp_path_factory.mktemp("model"), *tiny_folders.vit())
+
+
+def folder_of_images(path, count, masks=False):
+    (path / "images").mkdir(parents=True)
+    entries = []
+    for at in range(count):
+        tiny_folders.make_image(at).save(path / "images" / f"{at:03d}.png")
+        entries.append({"image": f"images/{at:03d}.png", "label": at % 2})
+        if masks:
+            inside = np.zeros((20, 24), np.uint8)
+            inside[: 5 + at, :12] = 255
+            Image.fromarray(inside).save(path / "images" / f"mask{at:03d}.png")
+            entries[-1]["mask"] = f"images/mask{at:03d}.png"
+    (path / "manifest.json").write_text(json.dumps(entries))
+    return path
+
+
+def tables(folder):
+    return {
+        name: (folder / name).read_bytes()
+        for name in ("table.csv", "table.md", "table.tex", "protocol.json")
+    }
+
+
+def command(model, data, output, *more):
+    return [
+        sys.executable, "-m", "relmap", "evaluate", "--model", str(model), "--data", str(data),
+        "--format", "image-folder", "--method", "genatt", "--method", "random", "--metric", METRIC,
+        "--batch-size", "2", "--output", str(output), *more,
+    ]  # fmt: skip
+
+
+def wait_for_parts(folder, number, process, seconds=120):
+    end = time.monotonic() + seconds
+    while len(list(folder.glob("rows/part-*.parquet"))) < number:
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_a_run_that_is_killed_ends_with_the_same_tables(model, tmp_path):
+    data = folder_of_images(tmp_path / "data", 200)
+    subprocess.run(command(model, data, tmp_path / "whole"), check=True, capture_output=True)
+    killed = subprocess.Popen(
+        command(model, data, tmp_path / "killed"), stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    wait_for_parts(tmp_path / "killed", 3, killed)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    done = {path.name: path.stat().st_mtime_ns for path in parts(tmp_path / "killed" / "rows")}
+    assert 3 <= len(done) < 100
+    assert not (tmp_path / "killed" / "table.csv").exists()
+    subprocess.run(command(model, data, tmp_path / "killed"), check=True, capture_output=True)
+    for path in parts(tmp_path / "killed" / "rows"):
+        assert done.get(path.name, path.stat().st_mtime_ns) == path.stat().st_mtime_ns
+    assert tables(tmp_path / "killed") == tables(tmp_path / "whole")
+
+
+def test_workers_of_a_cluster_find_the_same_and_one_may_die(model, tmp_path):
+    psutil = pytest.importorskip("psutil")
+    pytest.importorskip("ray")
+    data = folder_of_images(tmp_path / "data", 100)
+    subprocess.run(command(model, data, tmp_path / "here"), check=True, capture_output=True)
+    environment = os.environ | {"RAY_worker_niceness": "0", "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        command(model, data, tmp_path / "ray", "--engine", "ray", "--workers", "2"),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
+    )  # fmt: skip
+    wait_for_parts(tmp_path / "ray", 1, run)
+    workers = [
+        one for one in psutil.Process(run.pid).children(recursive=True)
+        if "MapBatches(Worker)" in " ".join(_command_line(psutil, one))
+    ]  # fmt: skip
+    assert workers, "no worker was found to kill"
+    workers[0].kill()
+    output, _ = run.communicate(timeout=240)
+    assert run.returncode == 0, output
+    here, there = (list(_rows(tmp_path / name)) for name in ("here", "ray"))
+    assert [row[:-1] for row in here] == [row[:-1] for row in there]  # in the same order
+    assert [row[-1] for row in there] == pytest.approx([row[-1] for row in here], abs=1e-6)
+
+
+def _command_line(psutil, process):
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+def _rows(folder):
+    for path in parts(folder / "rows"):
+        for row in read_part(path):
+            yield row.sample, row.method, row.metric, row.quantity, row.step, row.value
+
+
+def test_one_bad_sample_is_recorded_and_the_others_go_on(model, tmp_path):
+    data = folder_of_images(tmp_path / "data", 5)
+    (data / "images" / "003.png").write_bytes(b"no picture")
+    found = relmap.evaluate(
+        str(model), Source(data, "image-folder"), ["genatt"], [METRIC], output=tmp_path / "out"
+    )
+    (cell, _) = [cell for cell in found.cells if cell.quantity == "positive"] + [None]
+    assert cell.examples == 4
+    assert list(found.measurements.lost) == ["003"]
+    assert "003.png" in found.measurements.lost["003"]
+    assert len(list(read_part(parts(tmp_path / "out" / "rows")[0]))) > 1
+
+
+def test_an_example_that_no_method_can_explain_is_an_error_of_its_own(tmp_path):
+    network = tiny_folders.vit()[0].eval()
+    sizes = [(3, 16, 16), (3, 16, 16), (3, 16, 16)]
+    images = [torch.rand(size) for size in sizes]
+    images[1][0, 0, 0] = torch.nan  # the model's answer is not finite for this one
+    examples = [relmap.Example(str(at), image=image) for at, image in enumerate(images)]
+    metric = "perturbation:fill=image-mean,measure=agreement"
+    found = relmap.evaluate(network, examples, ["genatt", "rollout"], [metric])
+    positive = {cell.method: cell for cell in found.cells if cell.quantity == "positive"}
+    assert [positive[name].examples for name in ("genatt", "rollout")] == [2, 2]
+    assert [positive[name].errors for name in ("genatt", "rollout")] == [1, 1]
+    assert any("NaN or infinite" in error for error in found.measurements.errors["genatt", "-"])
+
+
+def test_a_folder_of_another_evaluation_is_refused(model, tmp_path):
+    data = Source(folder_of_images(tmp_path / "data", 3), "image-folder")
+    relmap.evaluate(str(model), data, ["genatt"], [METRIC], output=tmp_path / "out")
+    again = relmap.evaluate(
+        str(model), data, ["genatt"], [METRIC], output=tmp_path / "out",
+        settings=Settings(seed=4),
+    )  # fmt: skip
+    assert again.cells  # the bootstrap may be drawn anew
+    with pytest.raises(InputError, match="other methods"):
+        relmap.evaluate(str(model), data, ["rollout"], [METRIC], output=tmp_path / "out")
+    with pytest.raises(InputError, match="other settings"):
+        relmap.evaluate(
+            str(model), data, ["genatt"], [METRIC], output=tmp_path / "out",
+            settings=Settings(batch_size=1),
+        )  # fmt: skip
+
+
+def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
+    data = folder_of_images(tmp_path / "data", 3)
+    relmap.evaluate(
+        str(model), Source(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
+        output=tmp_path / "out",
+    )  # fmt: skip
+    record = json.loads((tmp_path / "out" / "protocol.json").read_text())
+    (method,) = record["methods"]
+    assert method["backward"] == "libra"
+    assert method["options"]["start_layer"] == 0
+    assert record["metrics"][0]["options"]["preset"] == "wra-image"
+    assert record["versions"]["torch"] == torch.__version__
+    assert record["data"]["examples"] == 3
+    before = record["data"]["fingerprint"]
+    tiny_folders.make_image(9, (40, 48)).save(data / "images" / "001.png")
+    relmap.evaluate(
+        str(model), Source(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
+        output=tmp_path / "other",
+    )  # fmt: skip
+    other = json.loads((tmp_path / "other" / "protocol.json").read_text())
+    assert other["data"]["fingerprint"] != before
+
+
+def rows_by_hand():
+    """Two methods on four examples by a metric; one of them failed on the last."""
+    values = {"genatt": [1.0, 2.0, 3.0, 6.0], "rollout": [0.0, 2.0, 1.0, None]}
+    for method, numbers in values.items():
+        for at, value in enumerate(numbers):
+            head = (at, str(at), method, "", "energy", "")
+            if value is None:
+                yield Row(*head, "", None, None, "InputError: no")
+            else:
+                yield Row(*head, "energy", None, value)
+
+
+def test_tables_say_what_the_rows_say(tmp_path):
+    stats = pytest.importorskip("scipy.stats")
+    write_part(tmp_path, 0, list(rows_by_hand()))
+    plan = Plan((read_method("genatt"), read_method("rollout")), (read_metric("energy"),))
+    first, second = summarise(collect(tmp_path), plan)
+    assert (first.value, first.examples, first.errors) == (3.0, 4, 0)
+    assert (second.value, second.examples, second.errors) == (1.0, 3, 1)
+    # paired on the three examples of both: (0 - 1, 2 - 2, 1 - 3)
+    assert second.difference == pytest.approx(-1.0)
+    assert first.difference is None
+    wanted = stats.bootstrap(
+        (np.array([1.0, 2.0, 3.0, 6.0]),), np.mean, n_resamples=2000, method="percentile",
+        rng=np.random.default_rng(0), batch=64,
+    ).confidence_interval  # fmt: skip
+    assert (first.low, first.high) == pytest.approx(tuple(wanted))
+    assert "| genatt | **3.000**" in to_markdown([first, second])
+    assert "3 (1 failed)" in to_markdown([first, second])
+    assert r"\textbf{3.000}" in to_latex([first, second])
+    assert to_csv([first]).splitlines()[1].startswith("genatt,energy,energy,higher,4,0,3.0,")
+
+
+def test_an_interval_covers_the_truth_as_often_as_it_says(tmp_path):
+    pytest.importorskip("scipy")
+    generator, covered = np.random.default_rng(0), 0
+    plan = Plan((read_method("genatt"),), (read_metric("energy"),), Settings(resamples=500))
+    for trial in range(60):
+        folder = tmp_path / str(trial)
+        folder.mkdir()
+        drawn = generator.normal(size=40)
+        head = ("genatt", "", "energy", "", "energy", None)
+        write_part(folder, 0, [Row(at, str(at), *head, value) for at, value in enumerate(drawn)])
+        (cell,) = summarise(collect(folder), plan)
+        covered += cell.low <= 0 <= cell.high
+    assert 50 <= covered <= 60
+
+
+def test_masks_are_judged_in_the_geometry_of_the_model(model, tmp_path):
+    data = Source(folder_of_images(tmp_path / "data", 4, masks=True), "segmentation-folder")
+    found = relmap.evaluate(
+        str(model),
+        data,
+        ["genatt", "centre-blob"],
+        ["energy", "pointing-game"],
+        settings=Settings(batch_size=3),
+    )
+    from relmap.data import DATA
+    from relmap.data.geometry import masks_as_seen
+    from relmap.metrics.energy import energy
+
+    loaded = relmap.load(str(model))
+    values = []
+    for sample in DATA.get("segmentation-folder").function(data.data):
+        view = relmap.explain(loaded, image=str(sample.image)).image
+        seen = masks_as_seen([sample.open_mask()], loaded.processor)
+        values.append(energy(view.scores, seen).item())
+    assert found.value("genatt", "energy") == pytest.approx(np.mean(values), abs=1e-5)
+
+
+def test_curves_are_drawn_and_the_screen_shows_the_tables(model, tmp_path):
+    data = folder_of_images(tmp_path / "data", 4)
+    shown = subprocess.run(
+        command(model, data, tmp_path / "out", "--target", "label"), check=True,
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert "| genatt |" in shown.stdout
+    assert "positive ↓" in shown.stdout
+    names = {path.suffix for path in (tmp_path / "out").glob("*positive-curve*")}
+    assert names == {".png", ".svg"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--metric", "perturbaton"], "Did you mean 'perturbation'"),
+        (["--method", "genatt:layer=1"], "start_layer"),
+        (["--data-option", "split=val"], "has no option 'split'"),
+        (["--target", "mine"], "'predicted' or 'label'"),
+        (["--engine", "cloud"], "local or ray"),
+    ],
+)
+def test_the_command_line_says_what_is_wrong(model, tmp_path, options, said):
+    from typer.testing import CliRunner
+
+    from relmap.cli import app
+
+    data = folder_of_images(tmp_path / "data", 1)
+    result = CliRunner().invoke(app, command(model, data, tmp_path / "out", *options)[3:])
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

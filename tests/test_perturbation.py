@@ -1,0 +1,389 @@
+"""Perturbation tests and their kin, against literal loops and models whose truth is known."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    ViTConfig,
+    ViTForImageClassification,
+)
+
+import relmap
+from relmap.evaluation import Settings, judging
+from relmap.evaluation.judging import judge
+from relmap.evaluation.plan import Plan
+from relmap.evaluation.specification import read_method, read_metric
+from relmap.metrics import METRICS
+from relmap.metrics.perturbation import PRESETS, hidden_units
+from relmap.models import Model, describe
+from relmap.trial import area
+
+SIZE, PATCH = 12, 4
+
+
+class Processor:
+    """What a preprocessor says of itself, for models made in a test."""
+
+    image_mean, image_std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
+
+
+class Sum(nn.Module):
+    """A model whose truth is known: cell i adds w_i times its mean pixel to the score of class 0.
+
+    Class 1 scores nothing.
+    """
+
+    def __init__(self, worth):
+        super().__init__()
+        self.worth = torch.tensor(worth, dtype=torch.float64)
+
+    def forward(self, pixel_values):
+        cells = nn.functional.avg_pool2d(pixel_values.mean(1), PATCH).flatten(1)
+        score = (cells * self.worth).sum(dim=1)
+        return {"logits": torch.stack([score, torch.zeros_like(score)], dim=1)}
+
+
+def vit(seed=0):
+    torch.manual_seed(seed)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
+        image_size=SIZE, patch_size=PATCH, num_labels=4, initializer_range=0.5,
+    )  # fmt: skip
+    network = ViTForImageClassification(config).double().eval()
+
+    def prepare(image):
+        return {"pixel_values": torch.stack(image)}
+
+    return Model(network, "tiny", prepare, processor=Processor())
+
+
+def pictures(count, label=None, seed=1):
+    torch.manual_seed(seed)
+    return [
+        relmap.Example(str(at), image=torch.randn(3, SIZE, SIZE, dtype=torch.float64), label=label)
+        for at in range(count)
+    ]
+
+
+def measured(model, examples, method, metric, **settings):
+    """Quantity -> step -> values of the examples, from one batch."""
+    plan = Plan((read_method(method),), (read_metric(metric),), Settings(**settings))
+    rows = judge(model, list(enumerate(examples)), plan)
+    assert not [row.error for row in rows if row.error], rows
+    found = {}
+    for row in rows:
+        found.setdefault(row.quantity, {}).setdefault(row.step, []).append(row.value)
+    return found
+
+
+def literal_curve(model, example, scores, steps, fill, measure, descending=True, pixels=False):
+    """One example, one step at a time, as the protocols describe it."""
+    network, image = model.network, example.image
+    side = SIZE if pixels else SIZE // PATCH
+    cells = scores.reshape(side, side)
+    order = sorted(range(side * side), key=lambda cell: (
+        -cells.flatten()[cell] if descending else cells.flatten()[cell], cell))  # fmt: skip
+    clean = network(pixel_values=image[None]).logits[0]
+    chosen = int(clean.argmax())
+    curve = []
+    for step in steps:
+        changed = image.clone()
+        for cell in order[: int(round(side * side * step, 9))]:
+            row, column = divmod(cell, side)
+            cut = SIZE // side
+            for colour in range(3):
+                value = {"black": 0.0, "mean": Processor.image_mean[colour]}[fill]
+                value = (value - Processor.image_mean[colour]) / Processor.image_std[colour]
+                changed[colour, row * cut : (row + 1) * cut, column * cut : (column + 1) * cut] = (
+                    value
+                )
+        said = network(pixel_values=changed[None]).logits[0]
+        curve.append({
+            "agreement": float(said.argmax() == chosen),
+            "accuracy": float(said.argmax() == example.label),
+            "logit": said[chosen].item(),
+            "probability": said.softmax(0)[chosen].item(),
+        }[measure])  # fmt: skip
+    return curve
+
+
+def literal_area(steps, curve):
+    pairs = zip(
+        zip(steps, curve, strict=True), list(zip(steps, curve, strict=True))[1:], strict=False
+    )
+    return sum((b - a) * (y + z) / 2 for (a, y), (b, z) in pairs)
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "agreement", "logit", "probability"])
+@pytest.mark.parametrize(
+    ("preset", "fill", "pixels"), [("wra-image", "black", False), ("chefer-vit", "mean", True)]
+)
+def test_curves_are_those_of_a_literal_loop(preset, fill, pixels, measure):
+    model, examples = vit(), pictures(3, label=2)
+    steps = PRESETS[preset].steps
+    found = measured(
+        model, examples, "genatt", f"perturbation:preset={preset},fill={fill},measure={measure}",
+        batch_size=2,
+    )  # fmt: skip
+    for at, example in enumerate(examples):
+        view = relmap.explain(model.network, pixel_values=example.image[None]).image.scores
+        scores = view.float()
+        if pixels:
+            scores = nn.functional.interpolate(scores[:, None], (SIZE, SIZE), mode="bilinear")[:, 0]
+        for name, descending in (("positive", True), ("negative", False)):
+            wanted = literal_curve(
+                model, example, scores[0].double(), steps, fill, measure, descending, pixels
+            )
+            curve = [found[f"{name}-curve"][step][at] for step in steps]
+            assert curve == pytest.approx(wanted, abs=1e-9)
+            wanted_area = 100 * literal_area(steps, wanted)
+            assert found[name][None][at] == pytest.approx(wanted_area, abs=1e-7)
+
+
+def test_the_published_steps_and_counts():
+    assert PRESETS["wra-image"].steps == (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.5, 0.75, 1)
+    assert PRESETS["chefer-vit"].steps == pytest.approx([0.1 * step for step in range(10)])
+    assert PRESETS["lxmert-text"].steps == (0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1)
+    shares = torch.tensor(PRESETS["lxmert-image"].steps, dtype=torch.float64)
+    kept = 36 - hidden_units(torch.tensor([[36]]), shares, "kept")
+    assert kept.tolist() == [[36, 27, 18, 9, 7, 5, 3, 1, 0]]  # int((1 - s) 36), worked by hand
+    pixels = hidden_units(
+        torch.tensor([[50176]]), torch.tensor([0.1, 0.7], dtype=torch.float64), "hidden"
+    )
+    assert pixels.tolist() == [[5017, 35123]]
+    assert (
+        hidden_units(torch.tensor([[100]]), torch.tensor([0.29], dtype=torch.float64), "hidden")
+        == 29
+    )
+
+
+def test_areas_by_hand():
+    # y = 1, 1, 0 over 0, .5, 1: half of it whole, half of it a triangle
+    assert area((0.0, 0.5, 1.0), torch.tensor([[1.0, 1.0, 0.0]])).item() == 0.75
+    # a constant over Chefer's steps is worth 0.9 of it, over WRA's all of it
+    flat = torch.ones(1, 10, dtype=torch.float64)
+    assert area(PRESETS["chefer-vit"].steps, flat).item() == pytest.approx(0.9)
+    assert area(PRESETS["wra-text"].steps, flat[:, :9]).item() == pytest.approx(1.0)
+
+
+def test_the_variant_with_a_tail_is_larger_by_a_twentieth_of_the_last_point():
+    model, examples = vit(), pictures(2, label=1)
+    plain = measured(model, examples, "rollout", "perturbation:preset=chefer-vit")
+    tail = measured(model, examples, "rollout", "perturbation:preset=bth")
+    for at in range(2):
+        last = plain["positive-curve"][0.9][at]
+        difference = tail["positive"][None][at] - plain["positive"][None][at]
+        assert difference == pytest.approx(0.05 * last * 100, abs=1e-9)
+
+
+def judged(worth, scores, metric):
+    """What a metric says of given maps of the model of known worth, on white pictures."""
+    examples = [
+        relmap.Example(str(at), image=torch.ones(3, SIZE, SIZE, dtype=torch.float64), label=0)
+        for at in range(len(scores))
+    ]
+    plan = Plan((read_method("random"),), (), Settings())
+    model = vit()  # lends its layout: nine patches and a read-out token
+    (batch,) = judging._ready(model, list(enumerate(examples)), [])
+    lent = judging._explained(model, batch, plan.methods[0], plan)
+    (name,) = lent.scores
+    new = lent.scores[name].double().clone()
+    new[:, lent.layout[name].patches] = scores
+    trial = judging._trial(model, batch, plan.methods[0], plan, replace(lent, scores={name: new}))
+    network = Sum(worth)
+    said = network(trial.subject.arguments["pixel_values"])["logits"]
+    subject = replace(trial.subject, network=network, explained=said.argmax(1), known={})
+    asked = read_metric(metric)
+    return METRICS.get(asked.name).function(replace(trial, subject=subject), **asked.options)
+
+
+@pytest.mark.parametrize(
+    "metric",
+    [
+        "perturbation:measure=probability,fill=black",
+        "perturbation:preset=srg",
+        "comprehensiveness:source=image,fill=black",
+        "sufficiency:source=image,fill=black",
+        "saco:groups=9,fill=black",
+    ],
+)
+def test_the_exact_map_scores_best_in_the_declared_direction(metric):
+    torch.manual_seed(3)
+    exact, others = torch.rand(6, 9, dtype=torch.float64), torch.rand(6, 9, dtype=torch.float64)
+    worth = exact[0].tolist()
+    maps = {"exact": exact[:1].expand(6, 9), "reverse": -exact[:1].expand(6, 9), "random": others}
+    found = {which: judged(worth, scores, metric) for which, scores in maps.items()}
+    name = metric.partition(":")[0]
+    directions = METRICS.get(name).metadata["direction"]
+    directions = {name: directions} if isinstance(directions, str) else directions
+    checked = 0
+    for quantity, direction in directions.items():
+        if quantity not in found["exact"]:
+            continue
+        best, worst, middle = (
+            found[which][quantity].mean().item() for which in ("exact", "reverse", "random")
+        )
+        sign = 1 if direction == "higher" else -1
+        assert sign * best > sign * middle > sign * worst
+        checked += 1
+    assert checked
+
+
+def test_saco_by_hand():
+    coefficient = pytest.importorskip("relmap.metrics.saco").coefficient
+    salience = torch.tensor([[5.0, 3.0, 1.0]], dtype=torch.float64)
+    # pairs: (5,3) agree +2, (5,1) disagree -4, (3,1) disagree -2
+    effects = torch.tensor([[0.3, 0.2, 0.4]], dtype=torch.float64)
+    assert coefficient(salience, effects).item() == pytest.approx((2 - 4 - 2) / 8)
+    assert coefficient(salience, torch.tensor([[0.4, 0.3, 0.2]]).double()).item() == 1
+    assert coefficient(torch.ones(1, 3), effects.float()).item() == 0
+
+
+def test_a_violation_is_a_sign_that_removal_contradicts():
+    worth = [1.0, -2.0, *[0.0] * 7]
+    metric = "faithfulness-violation:source=image,fill=black"
+    # class 1 is predicted (the sum is below 0): cell 0 speaks against it, cell 1 for it
+    for scores, violated in (([-1, 0.5], 0), ([1, 0.5], 1), ([0.1, 2], 0), ([0.1, -2], 1)):
+        row = torch.tensor([[*map(float, scores), *[0.0] * 7]], dtype=torch.float64)
+        found = judged(worth, row, metric)
+        assert found["faithfulness-violation"].item() == violated
+
+
+def bert(words=40):
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=words, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+        intermediate_size=16, num_labels=3, initializer_range=0.5, max_position_embeddings=16,
+    )  # fmt: skip
+    return BertForSequenceClassification(config).double().eval()
+
+
+def texts(lengths, seed=0):
+    """Padded token rows between a first token 1 and a last token 2; 0 is padding."""
+    torch.manual_seed(seed)
+    longest = max(lengths) + 2
+    rows, masks = [], []
+    for length in lengths:
+        row = [1, *torch.randint(5, 40, (length,)).tolist(), 2]
+        rows.append(row + [0] * (longest - len(row)))
+        masks.append([1] * len(row) + [0] * (longest - len(row)))
+    return rows, masks
+
+
+def text_model():
+    network = bert()
+
+    class Tokens:
+        pad_token_id, cls_token_id, sep_token_id, mask_token_id = 0, 1, 2, 3
+
+        def convert_ids_to_tokens(self, ids):
+            return [str(one) for one in ids]
+
+        def decode(self, ids, **_):
+            return " ".join(map(str, ids))
+
+    def prepare(text):
+        rows = [list(map(int, one.split())) for one in text]
+        length = max(map(len, rows))
+        ids = torch.tensor([[*one, *[0] * (length - len(one))] for one in rows])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+    return Model(network, "tiny", prepare, tokenizer=Tokens(), special_ids=frozenset({0, 1, 2}))
+
+
+@pytest.mark.parametrize("fill", ["remove", "mask-token"])
+def test_text_curves_are_those_of_a_literal_loop(fill):
+    model = text_model()
+    rows, masks = texts([7, 3, 5])
+    examples = [
+        relmap.Example(
+            str(at), text=" ".join(str(one) for one, m in zip(row, mask, strict=True) if m)
+        )
+        for at, (row, mask) in enumerate(zip(rows, masks, strict=True))
+    ]
+    metric = f"perturbation:preset=wra-text,measure=probability,fill={fill}"
+    found = measured(model, examples, "genatt", metric)
+    for at, example in enumerate(examples):
+        tokens = list(map(int, example.text.split()))
+        ids = torch.tensor([tokens])
+        explained = relmap.explain(model.network, input_ids=ids).scores["input_ids"][0]
+        content = list(range(1, len(tokens) - 1))
+        order = sorted(content, key=lambda token: (-float(explained[token]), token))
+        clean = model.network(input_ids=ids).logits[0].softmax(0)
+        for step, value in found["positive-curve"].items():
+            gone = order[: math.floor(len(content) * step + 1e-9)]
+            if fill == "remove":
+                kept = [t for at, t in enumerate(tokens) if at not in gone]
+            else:
+                kept = [3 if at in gone else t for at, t in enumerate(tokens)]
+            said = model.network(input_ids=torch.tensor([kept])).logits[0].softmax(0)
+            assert value[at] == pytest.approx(said[clean.argmax()].item(), abs=1e-9)
+
+
+def test_the_same_question_is_asked_once():
+    model, examples = vit(), pictures(2, label=0)
+    calls = []
+    model.network.register_forward_hook(
+        lambda module, args, kwargs, output: calls.append(len(output.logits)), with_kwargs=True
+    )
+    plan = Plan(
+        (read_method("genatt"), read_method("rollout")),
+        (read_metric("perturbation"), read_metric("perturbation:measure=logit")),
+        Settings(batch_size=64),
+    )
+    judge(model, list(enumerate(examples)), plan)
+    asked = sum(calls)
+    # 9 cells: steps 0..1 hide 0,0,0,1,1,2,4,6,9: 0 is known from explaining, 9 is shared
+    explained, each = 2 * 2, 2 * 2 * 2 * 4
+    assert explained < asked <= explained + each + 2
+
+
+def test_what_a_measure_needs_is_said():
+    model = vit()
+    plan = Plan((read_method("genatt"),), (read_metric("perturbation"),), Settings())
+    rows = judge(model, list(enumerate(pictures(1))), plan)
+    assert "has no label" in rows[0].error
+    for text, said in (("fill=remove", "does not fit image"), ("preset=nothing", "no preset")):
+        plan = Plan((read_method("genatt"),), (read_metric(f"perturbation:{text}"),), Settings())
+        rows = judge(model, list(enumerate(pictures(1, label=0))), plan)
+        assert said in rows[0].error
+
+
+def test_sanity_check_tells_maps_that_ignore_the_model():
+    from relmap.metrics.sanity_check import randomised
+
+    model, examples = vit(), pictures(4)
+    blind = measured(model, examples, "random", "sanity-check")
+    # the random control draws the same numbers whatever the weights
+    assert blind["sanity-check"][None] == pytest.approx([1.0] * 4)
+    seeing = measured(model, examples, "input-x-gradient", "sanity-check")
+    assert sum(seeing["sanity-check"][None]) / 4 < 0.8
+    half, whole = (randomised(model.network, share, 0) for share in (0.5, 1.0))
+    first = next(iter(model.network.state_dict()))
+    assert torch.equal(half.state_dict()[first], model.network.state_dict()[first])
+    weights = "classifier.weight"
+    assert torch.equal(half.state_dict()[weights], whole.state_dict()[weights])
+    ordered = (one.state_dict()[weights].flatten().sort().values for one in (whole, model.network))
+    torch.testing.assert_close(*ordered)
+
+
+def test_rank_correlation_is_scipys():
+    stats = pytest.importorskip("scipy.stats")
+    from relmap.metrics.sanity_check import rank_correlation
+
+    torch.manual_seed(0)
+    some, other = torch.randint(0, 5, (2, 6, 20)).double()
+    wanted = [stats.spearmanr(a, b).statistic for a, b in zip(some, other, strict=True)]
+    assert rank_correlation(some, other).tolist() == pytest.approx(wanted)
+
+
+def test_a_described_network_without_preprocessing_refuses_colours():
+    network = vit().network
+    plan = Plan((read_method("genatt"),), (read_metric("perturbation"),), Settings())
+    rows = judge(describe(network), list(enumerate(pictures(1, label=0))), plan)
+    assert "image-mean" in rows[0].error
