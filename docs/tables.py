@@ -1,6 +1,7 @@
-"""The generated tables: methods (here and in the README) and the coverage of architectures.
+"""The generated tables: methods (here and in the README), metrics, coverage of architectures.
 
     python docs/tables.py methods
+    python docs/tables.py metrics
     python docs/tables.py coverage --family transformers --family torch
 
 Methods come from the registry. Coverage explains every architecture of `tests/architectures` that
@@ -22,8 +23,12 @@ from typing import Any
 import relmap
 from relmap.backwards import BACKWARDS
 from relmap.compatibility import default_backward, fits
+from relmap.data import DATA
 from relmap.methods import METHODS
+from relmap.metrics import METRICS
+from relmap.metrics.perturbation import PRESETS
 from relmap.registry import Entry
+from relmap.subject import FILLS
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent
@@ -47,6 +52,12 @@ NEEDS = {
     "token-relevance": "relevance of tokens and pixels",
     "output": "the network's output",
     "replay": "parts of the network run again",
+}
+JUDGED = {
+    (): "the map against a mask",
+    ("mask",): "the map against a mask",
+    ("words",): "the relevance of words against those that people marked",
+    ("model",): "the map against the model, asked again",
 }
 REASONS = {
     "add_zero_attn": "`add_zero_attn` adds a key that no token made",
@@ -156,6 +167,56 @@ def write_methods() -> None:
     (DOCS / "methods.md").write_text(methods_page(), encoding="utf-8")
     readme = ROOT / "README.md"
     readme.write_text(with_table(readme.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+# --- metrics ------------------------------------------------------------------------------------
+
+
+def metrics_page() -> str:
+    """The page on metrics: the short table, each with its options, presets and data formats."""
+    parts = [
+        "# Metrics",
+        "",
+        f"Written by `python {_place(__file__)} metrics`; change the code.",
+        "",
+    ]
+    parts += ["| metric | category | better | reference |", "|---|---|---|---|"]
+    for entry in METRICS.entries():
+        about = entry.metadata
+        cells = [about["category"], _direction(about["direction"]), _cell(entry.reference)]
+        parts.append(f"| [`{entry.name}`](#{entry.name}) | {' | '.join(cells)} |")
+    parts.append("")
+    for entry in METRICS.entries():
+        parts += [f"## `{entry.name}`", "", inspect.getdoc(entry.function) or "", ""]
+        parts += [f"* Reference: {entry.reference}", f"* Judges: {JUDGED[entry.needs[:1]]}", ""]
+        parts += _options(METRICS.options(entry.name))
+    parts += ["# Presets of `perturbation`", ""]
+    names = ["source", "unit", "fill", "steps", "count", "measure", "tail", "scale"]
+    for name, preset in PRESETS.items():
+        values = [f"{key} {_short(getattr(preset, key))}" for key in names]
+        parts += textwrap.wrap(f"* `{name}`: {preset.reference}. {'; '.join(values)}.", 100,
+                               subsequent_indent="  ", break_on_hyphens=False)  # fmt: skip
+    parts += ["", "# Fills", ""]
+    parts += [f"* `{name}`: {about}" for name, about in FILLS.items()]
+    parts += ["", "# Data formats", "", short_table(DATA.entries()), ""]
+    return "\n".join(parts).rstrip() + "\n"
+
+
+def _direction(direction: str | Mapping[str, str]) -> str:
+    if isinstance(direction, str):
+        return direction
+    ways = {
+        way: [name for name in direction if direction[name] == way] for way in ("higher", "lower")
+    }
+    plain = {way: [name for name in names if "@" not in name] for way, names in ways.items()}
+    return "; ".join(f"{way}: {', '.join(names)}" for way, names in plain.items() if names)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, tuple):
+        numbers = [f"{one:g}" for one in value]
+        return ", ".join(numbers if len(numbers) < 12 else [*numbers[:3], "...", numbers[-1]])
+    return str(value)
 
 
 # --- coverage -----------------------------------------------------------------------------------
@@ -312,12 +373,15 @@ def _place(path: str) -> str:
 def main(words: Sequence[str] | None = None) -> None:
     """Writes the table that was asked for."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("table", choices=("methods", "coverage"))
+    parser.add_argument("table", choices=("methods", "metrics", "coverage"))
     parser.add_argument("--family", choices=FAMILIES, action="append", help="default: all")
     parser.add_argument("--name", action="append", help="only this architecture (repeatable)")
     given = parser.parse_args(words)
     if given.table == "methods":
         write_methods()
+        return
+    if given.table == "metrics":
+        (DOCS / "metrics.md").write_text(metrics_page(), encoding="utf-8")
         return
     rows = merge(cover(given.name or [], given.family or FAMILIES))
     (DOCS / "coverage.md").write_text(coverage_page(rows), encoding="utf-8")

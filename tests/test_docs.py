@@ -22,6 +22,11 @@ def test_the_page_of_methods_is_up_to_date(tables):
     assert page == tables["methods_page"](), "run: python docs/tables.py methods"
 
 
+def test_the_page_of_metrics_is_up_to_date(tables):
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert page == tables["metrics_page"](), "run: python docs/tables.py metrics"
+
+
 def test_the_page_of_coverage_is_written_from_its_rows(tables):
     # Whether the rows are true is what tests/test_coverage.py says; that takes minutes.
     rows = json.loads((DOCS / "coverage.json").read_text(encoding="utf-8"))

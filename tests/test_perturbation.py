@@ -81,8 +81,9 @@ def measured(model, examples, method, metric, **settings):
     return found
 
 
-def literal_curve(model, example, scores, steps, fill, measure, descending=True, pixels=False):
+def literal_curve(model, example, scores, steps, fill, measure, descending=True):
     """One example, one step at a time, as the protocols describe it."""
+    pixels = scores.numel() == SIZE * SIZE
     network, image = model.network, example.image
     side = SIZE if pixels else SIZE // PATCH
     cells = scores.reshape(side, side)
@@ -137,7 +138,7 @@ def test_curves_are_those_of_a_literal_loop(preset, fill, pixels, measure):
             scores = nn.functional.interpolate(scores[:, None], (SIZE, SIZE), mode="bilinear")[:, 0]
         for name, descending in (("positive", True), ("negative", False)):
             wanted = literal_curve(
-                model, example, scores[0].double(), steps, fill, measure, descending, pixels
+                model, example, scores[0].double(), steps, fill, measure, descending
             )
             curve = [found[f"{name}-curve"][step][at] for step in steps]
             assert curve == pytest.approx(wanted, abs=1e-9)

@@ -2,8 +2,8 @@
 
     python benchmarks/figures/figure_09.py SCENES OUTPUT --count 40
 
-The patches are hidden in the order of R^S = Σ λ_i R^{w_i} (eq. 20) with λ from a caption metric
-(eq. 21) and with equal λ; what the model then writes is scored by RefCLIPScore against the
+The patches are hidden in the order of R^S = Σ λ_i R^{w_i} (eq. 20) with λ from BLEU-4 (eq. 21)
+and with equal λ; what the model then writes is scored by RefCLIPScore against the
 original picture and its captions.
 """
 
@@ -15,7 +15,7 @@ from relmap.evaluation import Settings, Source
 
 def main() -> None:
     given = arguments(__doc__ or "", count=40)
-    metrics = [f"ref-clip-score:weights={name}" for name in ("score", "equal")]
+    metrics = [f"ref-clip-score:weighting={name}" for name in ("equal", "bleu-4")]
     found = relmap.evaluate(
         "demo:a-captions",
         Source(given.scenes, "coco-captions", {"split": given.split}),

@@ -32,6 +32,10 @@ def list_(
         needs = f" Needs {', '.join(entry.needs)}." if entry.needs else ""
         if "family" in entry.metadata:
             needs = f" Family: {entry.metadata['family']}."
+        if "direction" in entry.metadata:
+            way = entry.metadata["direction"]
+            ways = way if isinstance(way, str) else ", ".join(f"{k} {v}" for k, v in way.items())
+            needs = f" Category: {entry.metadata['category']}. Better: {ways}."
         if "requires" in entry.metadata:
             needs += f" Requires {entry.metadata['requires']}."
         # Plain echo on purpose: rich would wrap or cut the line to the width of a pipe.

@@ -242,7 +242,7 @@ def _judge_metric(
     model: Model, trial: Trial, batch: Batch, method: Specification, metric: Specification
 ) -> list[Row]:
     entry = METRICS.get(metric.name)
-    measure = _MEASURES[entry.needs[0] if entry.needs else "mask"]
+    measure = _MEASURES[entry.needs[0]]
     try:
         measured = measure(model, trial, entry.function, metric)
     except MissingExtraError:

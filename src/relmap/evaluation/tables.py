@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import csv
 import io
+import warnings
+from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,11 +64,24 @@ class Cell:
     difference_high: float | None
 
 
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """Examples by number, and what was measured of each; NaN where that is not known."""
+
+    index: np.ndarray
+    values: Values
+
+    def take(self, wanted: np.ndarray) -> Values:
+        """The values of some of the examples."""
+        places = np.searchsorted(self.index, wanted)
+        return {name: column[places] for name, column in self.values.items()}
+
+
 class Measurements:
-    """All rows of a run, in the little that tables and curves need of them."""
+    """All rows of a run, in the little that tables and curves need of them: 16 bytes a number."""
 
     def __init__(self) -> None:
-        self.values: dict[tuple[str, str], dict[str, dict[int, float]]] = {}
+        self.values: dict[tuple[str, str], dict[str, tuple[array[int], array[float]]]] = {}
         self.details: dict[tuple[str, str], dict[int, str]] = {}
         self.errors: dict[tuple[str, str], dict[str, int]] = {}
         self.sums: dict[tuple[str, str, str], dict[float, tuple[float, int]]] = {}
@@ -82,8 +97,10 @@ class Measurements:
                 said = self.errors.setdefault(key, {})
                 said[row.error] = said.get(row.error, 0) + 1
         elif row.step is None and row.value is not None:
-            known = self.values.setdefault(key, {}).setdefault(row.quantity, {})
-            known[row.index] = row.value
+            known = self.values.setdefault(key, {})
+            index, values = known.setdefault(row.quantity, (array("q"), array("d")))
+            index.append(row.index)
+            values.append(row.value)
         elif row.value is not None and row.step is not None:
             steps = self.sums.setdefault((*key, row.quantity), {})
             total, number = steps.get(row.step, (0.0, 0))
@@ -147,47 +164,61 @@ def summarise(found: Measurements, plan: Plan) -> list[Cell]:
                 for method in methods
             }
             for method in methods:
-                if known[method] or found.failed(method, str(metric)):
+                errors = found.failed(method, str(metric))
+                if len(known[method].index) or errors:
                     head = (method, str(metric), quantity, direction)
-                    errors = found.failed(method, str(metric))
                     other = known[reference] if method != reference else None
-                    cells.append(_cell(head, errors, known[method], other, summary, plan))
+                    cells.append(_cell((*head, errors), known[method], other, summary, plan))
     return cells
 
 
 def _columns(
     found: Measurements, key: tuple[str, str], quantity: str, summary: Summary | None
-) -> dict[int, dict[str, Any]]:
-    """By example what the number is made of; JSON among it, if the metric says more than numbers.
+) -> Columns:
+    """What the number of a data set is made of: one quantity, or all that a summary may read.
 
-    A summary is given all quantities of the metric, and the texts under the name "detail".
+    A summary is also given the texts (JSON) of a metric that says more than numbers, as "detail".
     """
-    values: dict[str, Mapping[int, Any]] = dict(found.values.get(key, {}))
-    if summary and key in found.details:
-        values["detail"] = found.details[key]
-    names = list(values) if summary else [name for name in values if name == quantity]
-    examples = sorted({index for name in names for index in values[name]})
-    return {
-        index: {name: values[name].get(index, float("nan")) for name in names} for index in examples
-    }
+    known = found.values.get(key, {})
+    names = list(known) if summary else [name for name in known if name == quantity]
+    numbers = {name: (np.array(known[name][0]), np.array(known[name][1])) for name in names}
+    details = found.details.get(key, {}) if summary else {}
+    told = np.array(sorted(details), dtype=np.int64)
+    index = np.unique(np.concatenate([told, *(at for at, _ in numbers.values())]))
+    columns: Values = {}
+    for name, (at, values) in numbers.items():
+        columns[name] = np.full(len(index), np.nan)
+        columns[name][np.searchsorted(index, at)] = values
+    if details:
+        columns["detail"] = np.array([details.get(int(at)) for at in index], dtype=object)
+    return Columns(index, columns)
 
 
 def _cell(
-    head: tuple[str, str, str, str], errors: int, known: dict[int, dict[str, Any]],
-    other: dict[int, dict[str, Any]] | None, summary: Summary | None, plan: Plan,
+    head: tuple[str, str, str, str, int], known: Columns, other: Columns | None,
+    summary: Summary | None, plan: Plan,
 ) -> Cell:  # fmt: skip
-    if not known:
-        return Cell(*head, 0, errors, *[None] * 6)
-    whole = summary or partial(_mean, head[2])
-    value = whole(_arrays(list(known.values())))
-    low, high = _interval([_arrays(list(known.values()))], whole, plan, summary is None)
-    difference = (None, None, None)
-    shared = [index for index in known if other and index in other]
-    if other and shared:
-        pair = [_arrays([one[index] for index in shared]) for one in (known, other)]
-        bounds = _interval(pair, whole, plan, summary is None)
-        difference = (whole(pair[0]) - whole(pair[1]), *bounds)
-    return Cell(*head, len(known), errors, value, low, high, *difference)
+    method, metric, quantity, direction, errors = head
+    number = len(known.index)
+    blank = Cell(method, metric, quantity, direction, number, errors, *[None] * 6)
+    if not number:
+        return blank
+    whole = summary or partial(_mean, quantity)
+    low, high = _interval([known.values], whole, plan, summary is None)
+    found = replace(blank, value=_known(whole(known.values)), low=_known(low), high=_known(high))
+    shared = np.intersect1d(known.index, other.index) if other else known.index[:0]
+    if other is None or not len(shared):
+        return found
+    pair = [one.take(shared) for one in (known, other)]
+    low, high = _interval(pair, whole, plan, summary is None)
+    difference = _known(whole(pair[0]) - whole(pair[1]))
+    return replace(
+        found, difference=difference, difference_low=_known(low), difference_high=_known(high)
+    )
+
+
+def _known(value: float | None) -> float | None:
+    return None if value is None or np.isnan(value) else value
 
 
 def _mean(quantity: str, values: Mapping[str, np.ndarray]) -> float:
@@ -207,7 +238,7 @@ def _interval(
     if number < 2:
         return None, None
     try:
-        from scipy.stats import bootstrap
+        from scipy.stats import DegenerateDataWarning, bootstrap
     except ImportError as error:
         raise MissingExtraError("evaluate") from error
     generator = np.random.default_rng(plan.settings.seed)
@@ -229,7 +260,16 @@ def _interval(
             ]
             return values[0] if len(values) == 1 else values[0] - values[1]
 
-        found = bootstrap((np.arange(number),), statistic, vectorized=False, **options)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DegenerateDataWarning)
+            found = bootstrap((np.arange(number),), statistic, vectorized=False, **options)
+        drawn = found.bootstrap_distribution
+        known = drawn[~np.isnan(drawn)]
+        if not len(known):
+            return None, None
+        if len(known) < len(drawn):  # some resamples hold nothing that the number is about
+            low, high = np.quantile(known, [0.025, 0.975])
+            return float(low), float(high)
     return float(found.confidence_interval.low), float(found.confidence_interval.high)
 
 
@@ -282,10 +322,13 @@ Written = tuple[Cell, bool]
 def _by_metric(
     cells: Sequence[Cell],
 ) -> list[tuple[str, list[tuple[str, str]], dict[str, dict[str, Written]]]]:
-    """For every metric its quantities and, by method, each cell with whether it is the best."""
+    """For every metric its quantities and, by method, each cell with whether it is the best.
+
+    What is measured at many thresholds ("f1@5", "f1@10", ...) is left to the CSV.
+    """
     found = []
     for metric in dict.fromkeys(cell.metric for cell in cells):
-        mine = [cell for cell in cells if cell.metric == metric]
+        mine = [cell for cell in cells if cell.metric == metric and "@" not in cell.quantity]
         quantities = list(dict.fromkeys((cell.quantity, cell.direction) for cell in mine))
         best = {
             name: (max if way == "higher" else min)(

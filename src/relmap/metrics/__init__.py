@@ -1,10 +1,16 @@
 """Metrics: numbers that say how good an attribution is.
 
-A metric is a function of what it judges; it keeps no state, explains nothing and draws nothing.
-Each file here registers one, and declares with it the `direction` in which it improves ("higher"
-or "lower"), its `category` (faithfulness, localisation, plausibility, randomisation) and the
-`reference` it follows. The localisation metrics compare a map of patches with a mask of pixels;
-how the one is brought to the size of the other is settled once, below.
+A metric is a function of what it judges; it keeps no state and draws nothing. Each file here
+registers one, and declares with it the `direction` in which it improves ("higher" or "lower", by
+quantity where it has several), its `category` (faithfulness, localisation, plausibility,
+randomisation), the `reference` it follows, and what it judges, its `needs`:
+
+    ("mask",)    function(map, mask): the relevance of patches against an object's pixels
+    ("words",)   function(scores, marked): the relevance of words against those that people marked
+    ("model",)   function(trial): the map against the model, which is asked again
+
+A number of a data set is the mean over examples, unless a `summary` says how it is put together.
+How a map of patches is brought to the size of a mask is settled once, below.
 """
 
 from typing import Any

@@ -17,6 +17,7 @@ from relmap.metrics import METRICS, check_maps, to_mask_size
     direction="higher",
     category="localisation",
     reference="Wang et al., Score-CAM (energy-based pointing game), CVPR Workshops 2020",
+    needs=("mask",),
 )
 def energy(
     scores: Float[Tensor, "batch rows columns"], mask: Bool[Tensor, "masks height width"]

@@ -18,6 +18,7 @@ from relmap.metrics import METRICS, check_maps, to_mask_size
     direction="higher",
     category="localisation",
     reference="Zhang et al., Top-down Neural Attention by Excitation Backprop, ECCV 2016",
+    needs=("mask",),
 )
 def pointing_game(
     scores: Float[Tensor, "batch rows columns"],

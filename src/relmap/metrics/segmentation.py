@@ -45,7 +45,6 @@ def _mean_ap(values: Mapping[str, np.ndarray]) -> float:
         "pixel-accuracy": "higher",
         "mIoU": "higher",
         "mAP": "higher",
-        "average-precision": "higher",
         "average-precision-object": "higher",
         "iou": "higher",
     },

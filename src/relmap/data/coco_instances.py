@@ -1,0 +1,96 @@
+"""COCO instances, as published: the outline of every object in a picture.
+
+    folder/annotations/instances_val2017.json
+    folder/val2017/000000397133.jpg
+
+The json may also lie in the folder itself and the picture folders in `images/`.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from relmap.data import (
+    DATA,
+    file_of_split,
+    first_three,
+    folders_of_split,
+    images_by_name,
+    images_by_number,
+    read_json,
+    require_images,
+)
+from relmap.errors import InputError
+from relmap.example import Example
+
+__all__ = ["coco_instances"]
+
+_NEEDED = ("category_id", "segmentation", "area")
+
+
+def _files(folder: Path, split: str) -> list[Path]:
+    file = file_of_split(folder, split, ".json", begin="instances_")
+    return [] if file is None else [file]
+
+
+@DATA.register(
+    "coco-instances",
+    reference="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
+    files=_files,
+)
+def coco_instances(path: str | Path, split: str = "val") -> list[Example]:
+    """Pictures of a split in the order of the file, each with COCO's annotations of its objects.
+
+    `about` holds "instances" (the annotations, maybe none: what is found there is wrong),
+    "categories" (names by number) and "image_id".
+
+    Raises:
+        InputError: If a file is missing, broken or ambiguous, annotations are incomplete or belong
+            to no picture, or picture files are missing or there twice; with their number and the
+            first three.
+
+    Example:
+        >>> coco_instances("no/such/folder")
+        Traceback (most recent call last):
+        relmap.errors.InputError: there is no folder no/such/folder
+    """
+    folder = Path(path)
+    file = file_of_split(folder, split, ".json", begin="instances_")
+    if file is None:
+        raise InputError(f"{folder} has no instances_{split}*.json, nor has its annotations/")
+    content = read_json(file, ["images", "annotations", "categories"])
+    pictures = {entry.get("id"): str(entry.get("file_name")) for entry in content["images"]}
+    categories = {entry.get("id"): str(entry.get("name")) for entry in content["categories"]}
+    objects: dict[Any, list[dict[str, Any]]] = {number: [] for number in pictures}
+    wrong = []
+    for at, entry in enumerate(content["annotations"]):
+        complete = all(key in entry for key in _NEEDED) and entry["category_id"] in categories
+        if complete and entry.get("image_id") in objects:
+            objects[entry["image_id"]].append(entry)
+        else:
+            wrong.append(at)
+    if wrong:
+        raise InputError(
+            f"{len(wrong)} of {len(content['annotations'])} annotations of {file} lack one of "
+            f"{', '.join(_NEEDED)}, or belong to none of its images or categories: entry "
+            f"{first_three(wrong)}"
+        )
+    places = folders_of_split(folder, split)
+    by_name = images_by_name(places)
+    images = {number: by_name.get(name) for number, name in pictures.items()}
+    # the pictures of 2014 and of 2017 are the same ones, named differently
+    images |= images_by_number(places, {number for number, image in images.items() if not image})
+    missing = [number for number, image in images.items() if image is None]
+    require_images(missing, len(images), file.name, places)
+    return [
+        Example(
+            image.stem,
+            image=image,
+            about={
+                "instances": objects[number],
+                "categories": categories,
+                "image_id": number,
+            },
+        )
+        for number, image in images.items()
+        if image is not None
+    ]
