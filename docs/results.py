@@ -3,9 +3,9 @@
     python docs/results.py OUTPUT
 
 OUTPUT is what `python benchmarks/results.py` and `python benchmarks/figures/*.py` wrote. Between
-`<!-- table: FOLDER METRIC -->` and `<!-- /table -->` stands that folder's table of that metric; a
-folder that is not in OUTPUT leaves its table as it is. The text between the tables is written by
-hand, and has to be read again when they change.
+`<!-- table: FOLDER METRIC -->` and `<!-- /table -->` stands that folder's table of that metric, or
+of the quantities named after it (f1,iou); a folder that is not in OUTPUT leaves its table as it
+is. The text between the tables is written by hand, and has to be read again when they change.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pathlib import Path
 from relmap.evaluation.tables import Cell, to_markdown
 
 PAGE = Path(__file__).parent / "results.md"
-MARK = re.compile(r"(<!-- table: (\S+) (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
+MARK = re.compile(r"(<!-- table: (\S+) (\S+?)(?: (\S+))? -->\n).*?(<!-- /table -->)", re.DOTALL)
 
 
 def cells_of(folder: Path) -> list[Cell]:
@@ -38,9 +38,13 @@ def _read(value: str, is_text: bool) -> object:
     return int(value) if value.isdigit() else float(value)
 
 
-def table(folder: Path, metric: str) -> str:
-    """One metric's table, and under it what it was measured with."""
-    cells = [cell for cell in cells_of(folder) if cell.metric == metric]
+def table(folder: Path, metric: str, quantities: str | None) -> str:
+    """One metric's table, and over it what it was measured with."""
+    wanted = quantities.split(",") if quantities else None
+    cells = [
+        cell for cell in cells_of(folder)
+        if cell.metric == metric and (wanted is None or cell.quantity in wanted)
+    ]  # fmt: skip
     lines = to_markdown(cells).splitlines()
     record = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
     about = f"`{record['model']['class']}`, `{metric}`, {record['settings']['target']} class"
@@ -54,10 +58,10 @@ def main() -> None:
     output = parser.parse_args().output
 
     def fill(found: re.Match[str]) -> str:
-        begin, name, metric, end = found.groups()
+        begin, name, metric, quantities, end = found.groups()
         if not (output / name / "table.csv").is_file():
             return found[0]
-        return f"{begin}\n{table(output / name, metric)}\n{end}"
+        return f"{begin}\n{table(output / name, metric, quantities)}\n{end}"
 
     PAGE.write_text(MARK.sub(fill, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 

@@ -165,6 +165,40 @@ def test_a_folder_of_another_evaluation_is_refused(model, tmp_path):
         )  # fmt: skip
 
 
+def test_data_that_changed_are_not_mixed_with_what_was_measured(model, tmp_path):
+    folder = folder_of_images(tmp_path / "data", 4)
+    data = Source(folder, "image-folder")
+    relmap.evaluate(str(model), data, ["genatt"], [METRIC], output=tmp_path / "out")
+    tiny_folders.make_image(9, (40, 48)).save(folder / "images" / "001.png")
+    with pytest.raises(InputError, match="other data"):
+        relmap.evaluate(str(model), data, ["genatt"], [METRIC], output=tmp_path / "out")
+
+
+def test_a_stream_is_read_once_and_resumes(model, tmp_path):
+    def pictures(seed=0):
+        for at in range(5):
+            yield relmap.Example(str(at), image=tiny_folders.make_image(at), label=seed)
+
+    for _ in range(2):
+        found = relmap.evaluate(
+            str(model), pictures(), ["genatt"], [METRIC], output=tmp_path / "out",
+            settings=Settings(batch_size=2),
+        )  # fmt: skip
+    assert found.cells[0].examples == 5
+    with pytest.raises(InputError, match="other data"):
+        relmap.evaluate(
+            str(model), pictures(1), ["genatt"], [METRIC], output=tmp_path / "out",
+            settings=Settings(batch_size=2),
+        )  # fmt: skip
+
+
+def test_a_reference_that_is_not_there_is_refused(model):
+    with pytest.raises(InputError, match="none of the methods"):
+        relmap.evaluate(
+            str(model), [], ["genatt"], [METRIC], settings=Settings(reference="rollout")
+        )
+
+
 def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     data = folder_of_images(tmp_path / "data", 3)
     relmap.evaluate(

@@ -188,7 +188,7 @@ def judged(worth, scores, metric):
         relmap.Example(str(at), image=torch.ones(3, SIZE, SIZE, dtype=torch.float64), label=0)
         for at in range(len(scores))
     ]
-    plan = Plan((read_method("random"),), (), Settings())
+    plan = Plan((read_method("random"),), (read_metric(metric),), Settings())
     model = vit()  # lends its layout: nine patches and a read-out token
     (batch,) = judging._ready(model, list(enumerate(examples)), [])
     lent = judging._explained(model, batch, plan.methods[0], plan)
@@ -324,6 +324,55 @@ def test_text_curves_are_those_of_a_literal_loop(fill):
                 kept = [3 if at in gone else t for at, t in enumerate(tokens)]
             said = model.network(input_ids=torch.tensor([kept])).logits[0].softmax(0)
             assert value[at] == pytest.approx(said[clean.argmax()].item(), abs=1e-9)
+
+
+def two_streams():
+    """A tiny LXMERT with its examples, and what it says of single arguments."""
+    from architectures import build
+
+    built = build("LXMERT")
+    network = built.network.double()
+    inputs = {
+        name: value.double() if value.is_floating_point() else value
+        for name, value in built.inputs.items()
+    }
+    batch = len(inputs["input_ids"])
+    examples = [
+        relmap.Example(str(at), arguments={name: value[at] for name, value in inputs.items()})
+        for at in range(batch)
+    ]
+    return network, examples
+
+
+@pytest.mark.parametrize("source", ["image", "text"])
+def test_boxes_and_words_are_taken_out_as_lxmerts_authors_do(source):
+    network, examples = two_streams()
+    model = describe(network)
+    preset = f"perturbation:preset=lxmert-{source},measure=probability"
+    found = measured(model, examples, "genatt", preset)
+    for at, example in enumerate(examples):
+        alone = {name: value[None] for name, value in example.arguments.items()}
+        explained = relmap.explain(network, **alone)
+        name = "visual_feats" if source == "image" else "input_ids"
+        scores = explained.scores[name][0].double()
+        content = explained.layout[name].content[0].nonzero().flatten().tolist()
+        order = sorted(content, key=lambda token: (-float(scores[token]), token))
+        clean = network(**alone).question_answering_score[0].softmax(0)
+        for step, value in found["positive-curve"].items():
+            kept = int(round((1 - step) * len(content), 9))
+            gone = set(order[: len(content) - kept])
+            left = [token for token in content if token not in gone]
+            stay = torch.tensor(left or [0])
+            names = [
+                one for one in alone
+                if one.startswith("visual_") == (source == "image") and alone[one].ndim > 1
+            ]  # fmt: skip
+            cut = {one: value[:, stay] if one in names else value for one, value in alone.items()}
+            for one in names if not left else ():  # nothing left: one token of zeros
+                if one == name or cut[one].is_floating_point():
+                    cut[one] = torch.zeros_like(cut[one])
+            said = network(**cut).question_answering_score[0].softmax(0)
+            assert value[at] == pytest.approx(said[clean.argmax()].item(), abs=1e-8)
 
 
 def test_the_same_question_is_asked_once():

@@ -32,6 +32,9 @@ class Example:
             means that there is no such object.
         words: Character spans of the text that carry its class or its answer; None where nobody
             marked any, empty where people marked none.
+        arguments: The forward's own arguments, prepared already and without a batch axis, for
+            models whose inputs are no pictures and texts (boxes of a detector); image and text are
+            not used then.
         about: Whatever else the data set says.
     """
 
@@ -43,6 +46,7 @@ class Example:
     captions: tuple[str, ...] = ()
     mask: Callable[[], Bool[Tensor, "height width"] | None] | None = None
     words: tuple[tuple[int, int], ...] | None = None
+    arguments: Mapping[str, Tensor] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
 
     def inputs(self) -> dict[str, Any]:

@@ -31,7 +31,8 @@ FILLS = {
     "image-mean": "the mean colour of the image itself",
     "blur": "the image blurred by a Gaussian whose deviation is a 16th of its side",
     "noise": "uniform random colours, the same for the same example",
-    "remove": "tokens are taken out, and the sequence is that much shorter",
+    "remove": "tokens are taken out, and the sequence is that much shorter; where nothing would be "
+    "left, one token of zeros is",
     "mask-token": "the tokenizer's mask token stands in their place",
     "pad-token": "the tokenizer's padding token stands in their place",
 }
@@ -306,12 +307,18 @@ def _shortened(
 ) -> dict[str, Any]:
     """All arguments that have one entry for every token of the source, without some of them."""
     length, found = kept.shape[1], {}
+    empty = not bool(kept.any())
+    if empty:  # no network takes a sequence without tokens
+        kept = kept.clone()
+        kept[:, 0] = True
     for name, value in arguments.items():
         if not isinstance(value, Tensor) or value.shape[:2] != kept.shape[:2]:
             continue
         if name in layout.names or _belongs(name, source, layout.modality):
             here = kept.to(value.device)
             found[name] = value[here].view(len(kept), -1, *value.shape[2:])
+            if empty and (name == source or value.is_floating_point()):
+                found[name] = torch.zeros_like(found[name])
     if source not in found:
         raise InputError(
             f"tokens cannot be taken out of {source!r}: its shape {tuple(arguments[source].shape)} "
@@ -328,6 +335,6 @@ def _belongs(name: str, source: str, modality: str) -> bool:
     no such word.
     """
     begin = f"{source.partition('_')[0]}_"
-    if modality != "text":
+    if modality != "text" or begin == "decoder_":
         return name.startswith(begin)
-    return not name.startswith(("visual_", "image_", "pixel_"))
+    return not name.startswith(("visual_", "image_", "pixel_", "decoder_"))

@@ -247,7 +247,7 @@ def series(kind):
 )
 def patch_tst(kind):
     config = kind.config_class(
-        num_input_channels=2,
+        num_input_channels=3,
         context_length=12,
         patch_length=3,
         patch_stride=3,
@@ -258,7 +258,7 @@ def patch_tst(kind):
         num_targets=3,
         use_cls_token=True,
     )
-    return config, {"past_values": torch.randn(2, 12, 2)}
+    return config, {"past_values": torch.randn(2, 12, 3)}
 
 
 @architecture(

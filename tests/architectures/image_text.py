@@ -147,7 +147,7 @@ def x_clip(kind):
         text_config=CLIP_TEXT,
         vision_config={
             **VISION,
-            "num_frames": 2,
+            "num_frames": 3,
             "mit_hidden_size": 16,
             "mit_intermediate_size": 32,
             "mit_num_hidden_layers": 1,
@@ -157,7 +157,7 @@ def x_clip(kind):
         prompt_layers=1,
         prompt_num_attention_heads=2,
     )
-    return config, {**text(end=END), "pixel_values": torch.randn(2, 2, 3, 12, 12)}
+    return config, {**text(end=END), "pixel_values": torch.randn(2, 3, 3, 12, 12)}
 
 
 @architecture("LiT(ViT+BERT)", "VisionTextDualEncoderModel", attentions=4)

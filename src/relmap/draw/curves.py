@@ -26,20 +26,23 @@ def curves(lines: Mapping[str, Curve], title: str, path: Path) -> None:
         import matplotlib
         from matplotlib.figure import Figure
 
-        colours = matplotlib.colormaps["tab20"].colors  # type: ignore[attr-defined]
+        # The pale half of tab20 is told from the other by its dash only: not before it is needed.
+        name = "tab10" if len(lines) <= 10 else "tab20"
+        colours = matplotlib.colormaps[name].colors  # type: ignore[attr-defined]
         height = max(3.2, 0.19 * len(lines) + 0.6)
         figure = Figure(figsize=(7.2, height), layout="constrained")
         axes = figure.add_subplot()
         order = sorted(lines, key=lambda name: -float(lines[name].values.mean()))
-        for number, name in enumerate(order):
-            curve = lines[name]
+        for number, method in enumerate(order):
+            curve = lines[method]
             axes.plot(
                 [100 * step for step in curve.steps], curve.values.mean(dim=0).tolist(),
                 DASHES[number // len(colours) % 4] if len(order) > 20 else DASHES[number % 4],
-                color=colours[number % len(colours)], label=name, linewidth=1.3, marker=".",
+                color=colours[number % len(colours)], label=method, linewidth=1.3, marker=".",
                 markersize=4,
             )  # fmt: skip
-        axes.set_xlabel("hidden units, %", fontsize=8)
+        axes.set_xlabel("share that is hidden, %", fontsize=8)
+        axes.set_ylabel("what is left", fontsize=8)
         axes.set_title(title, fontsize=9, loc="left")
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)

@@ -105,12 +105,20 @@ def _arguments(model: Model, numbered: Sequence[Numbered]) -> dict[str, Any]:
         for name, value in example.inputs().items():
             given.setdefault(name, []).append(value)
     bare = model.processor is None and model.tokenizer is None
-    prepared = _tensors(model, given) if bare else model.prepare(**given)
+    if all(example.arguments for _, example in numbered):
+        prepared = _stacked([example.arguments for _, example in numbered])
+    else:
+        prepared = _tensors(model, given) if bare else model.prepare(**given)
     device = next(model.network.parameters()).device
     return {
         name: value.to(device) if isinstance(value, Tensor) else value
         for name, value in prepared.items()
     }
+
+
+def _stacked(arguments: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
+    """Prepared arguments of several examples as a batch; of different lengths there is none."""
+    return {name: torch.stack([one[name] for one in arguments]) for name in arguments[0]}
 
 
 def _tensors(model: Model, given: Mapping[str, list[Any]]) -> dict[str, Any]:

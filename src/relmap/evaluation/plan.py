@@ -49,6 +49,19 @@ class Plan:
     metrics: tuple[Specification, ...]
     settings: Settings = field(default_factory=Settings)
 
+    def __post_init__(self) -> None:
+        """Refuse a comparison with a method that is not there, or with nothing."""
+        names = [str(one) for one in self.methods]
+        if not names or not self.metrics:
+            raise InputError("an evaluation needs at least one method and one metric")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice:
+            raise InputError(f"the method {twice!r} is named twice")
+        if self.settings.reference and self.settings.reference not in names:
+            raise InputError(
+                f"reference={self.settings.reference!r} is none of the methods: {', '.join(names)}"
+            )
+
     def record(self) -> dict[str, Any]:
         """The plan in words that JSON can hold."""
         return {

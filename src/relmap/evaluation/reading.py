@@ -14,6 +14,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from relmap.data import DATA
 from relmap.errors import InputError
 from relmap.evaluation.judging import Numbered
@@ -24,6 +26,9 @@ __all__ = ["Fingerprint", "numbered_batches", "read_examples"]
 
 def read_examples(data: Any, form: str | None, options: Mapping[str, Any]) -> Iterable[Example]:
     """The examples of a data set: a path or name in a format, or samples that are there already.
+
+    What has a length stays a list, so that it can be looked at more than once; a stream is read as
+    it is needed.
 
     Raises:
         InputError: The format is missing or unknown, or has no such option.
@@ -40,7 +45,8 @@ def read_examples(data: Any, form: str | None, options: Mapping[str, Any]) -> It
                 f"{', '.join(known) or 'it has none'}"
             )
         data = function(os.fspath(data), **options)
-    return map(_example, data)
+    examples = map(_example, data)
+    return list(examples) if hasattr(data, "__len__") else examples
 
 
 def _example(sample: Any) -> Example:
@@ -59,7 +65,7 @@ def numbered_batches(
     """Batches of examples with their numbers, in order.
 
     Raises:
-        InputError: There is no example at all, or two have one name.
+        InputError: There is no example at all.
     """
     numbered = enumerate(islice(examples, limit))
     first = True
@@ -71,7 +77,7 @@ def numbered_batches(
 
 
 class Fingerprint:
-    """A hash of all that went in: names, texts, truths, and the bytes of files.
+    """A hash of all that went in: names, texts, truths, and the sizes of picture files.
 
     Example:
         >>> print_of = Fingerprint()
@@ -89,6 +95,9 @@ class Fingerprint:
         self.number += 1
         known = (example.name, example.text, example.label, sorted(example.answers.items()))
         self._hash.update(repr((*known, example.captions, example.words)).encode())
+        for name, value in example.arguments.items():
+            self._hash.update(name.encode())
+            self._hash.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         image = example.image
         if isinstance(image, str | Path) and Path(image).is_file():
             self._hash.update(str(Path(image).stat().st_size).encode())

@@ -11,7 +11,7 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from relmap.evaluation.tables import (
     to_latex,
     to_markdown,
 )
+from relmap.example import Example
 from relmap.models import describe, load
 
 __all__ = ["Evaluation", "evaluate"]
@@ -56,7 +57,7 @@ class Evaluation:
     Attributes:
         cells: Every number of the tables.
         measurements: Curves, errors, and the values of single examples.
-        folder: Where rows, tables, curves and the protocol record lie.
+        folder: Where rows, tables, curves and the protocol record lie; gone if none was named.
         plan: What was done.
     """
 
@@ -133,7 +134,7 @@ def run(
     source = data if isinstance(data, Source) else Source(data)
     described = load(model) if isinstance(model, str | os.PathLike) else describe(model)
     examples = read_examples(source.data, source.form, source.options)
-    record = record_of(described, _about(source), plan)
+    record = record_of(described, _about(source, examples, plan.settings.limit), plan)
     (folder / "rows").mkdir(parents=True, exist_ok=True)
     if not check_record(folder, record):
         write_record(folder, record)
@@ -145,6 +146,7 @@ def run(
         if progress is not None:
             progress(part.examples, False)
     record["data"] |= {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}
+    check_record(folder, record)  # a stream is known at its end only
     write_record(folder, record)
     return finish(folder, plan)
 
@@ -188,7 +190,13 @@ def _waiting(
             progress(len(numbered), True)
 
 
-def _about(source: Source) -> dict[str, Any]:
+def _about(source: Source, examples: Iterable[Example], limit: int | None) -> dict[str, Any]:
     named = isinstance(source.data, str | os.PathLike)
     name = os.path.basename(os.path.normpath(source.data)) if named else "given"
-    return {"name": name, "format": source.form, "options": dict(source.options)}
+    about = {"name": name, "format": source.form, "options": dict(source.options)}
+    if not isinstance(examples, list):
+        return about
+    fingerprint = Fingerprint()
+    for example in examples[:limit]:
+        fingerprint.add(example)
+    return about | {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}

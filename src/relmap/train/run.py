@@ -326,6 +326,8 @@ def save_model(model: Any, encoders: Encoders | None, folder: Path) -> None:
     finally:
         config.clip_checkpoint = place
     if encoders is not None:
+        # The length that texts were cut to is the CLIP's; said here, every later call would warn.
+        encoders.tokenizer.init_kwargs["max_length"] = None
         encoders.tokenizer.save_pretrained(folder)
         encoders.processor.save_pretrained(folder)
 
