@@ -5,12 +5,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from tiny_trials import PATCH, SIZE, Processor, measured, pictures, vit
 from torch import nn
 from transformers import (
     BertConfig,
     BertForSequenceClassification,
-    ViTConfig,
-    ViTForImageClassification,
 )
 
 import relmap
@@ -22,14 +21,6 @@ from relmap.metrics import METRICS
 from relmap.metrics.perturbation import PRESETS, hidden_units
 from relmap.models import Model, describe
 from relmap.trial import area
-
-SIZE, PATCH = 12, 4
-
-
-class Processor:
-    """What a preprocessor says of itself, for models made in a test."""
-
-    image_mean, image_std = [0.5, 0.4, 0.3], [0.2, 0.25, 0.5]
 
 
 class Sum(nn.Module):
@@ -46,39 +37,6 @@ class Sum(nn.Module):
         cells = nn.functional.avg_pool2d(pixel_values.mean(1), PATCH).flatten(1)
         score = (cells * self.worth).sum(dim=1)
         return {"logits": torch.stack([score, torch.zeros_like(score)], dim=1)}
-
-
-def vit(seed=0):
-    torch.manual_seed(seed)
-    config = ViTConfig(
-        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16,
-        image_size=SIZE, patch_size=PATCH, num_labels=4, initializer_range=0.5,
-    )  # fmt: skip
-    network = ViTForImageClassification(config).double().eval()
-
-    def prepare(image):
-        return {"pixel_values": torch.stack(image)}
-
-    return Model(network, "tiny", prepare, processor=Processor())
-
-
-def pictures(count, label=None, seed=1):
-    torch.manual_seed(seed)
-    return [
-        relmap.Example(str(at), image=torch.randn(3, SIZE, SIZE, dtype=torch.float64), label=label)
-        for at in range(count)
-    ]
-
-
-def measured(model, examples, method, metric, **settings):
-    """Quantity -> step -> values of the examples, from one batch."""
-    plan = Plan((read_method(method),), (read_metric(metric),), Settings(**settings))
-    rows = judge(model, list(enumerate(examples)), plan)
-    assert not [row.error for row in rows if row.error], rows
-    found = {}
-    for row in rows:
-        found.setdefault(row.quantity, {}).setdefault(row.step, []).append(row.value)
-    return found
 
 
 def literal_curve(model, example, scores, steps, fill, measure, descending=True):
@@ -402,34 +360,6 @@ def test_what_a_measure_needs_is_said():
         plan = Plan((read_method("genatt"),), (read_metric(f"perturbation:{text}"),), Settings())
         rows = judge(model, list(enumerate(pictures(1, label=0))), plan)
         assert said in rows[0].error
-
-
-def test_sanity_check_tells_maps_that_ignore_the_model():
-    from relmap.metrics.sanity_check import randomised
-
-    model, examples = vit(), pictures(4)
-    blind = measured(model, examples, "random", "sanity-check")
-    # the random control draws the same numbers whatever the weights
-    assert blind["sanity-check"][None] == pytest.approx([1.0] * 4)
-    seeing = measured(model, examples, "input-x-gradient", "sanity-check")
-    assert sum(seeing["sanity-check"][None]) / 4 < 0.8
-    half, whole = (randomised(model.network, share, 0) for share in (0.5, 1.0))
-    first = next(iter(model.network.state_dict()))
-    assert torch.equal(half.state_dict()[first], model.network.state_dict()[first])
-    weights = "classifier.weight"
-    assert torch.equal(half.state_dict()[weights], whole.state_dict()[weights])
-    ordered = (one.state_dict()[weights].flatten().sort().values for one in (whole, model.network))
-    torch.testing.assert_close(*ordered)
-
-
-def test_rank_correlation_is_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    from relmap.metrics.sanity_check import rank_correlation
-
-    torch.manual_seed(0)
-    some, other = torch.randint(0, 5, (2, 6, 20)).double()
-    wanted = [stats.spearmanr(a, b).statistic for a, b in zip(some, other, strict=True)]
-    assert rank_correlation(some, other).tolist() == pytest.approx(wanted)
 
 
 def test_a_described_network_without_preprocessing_refuses_colours():
