@@ -295,7 +295,7 @@ def to_markdown(cells: Sequence[Cell]) -> str:
         lines += [f"**{metric}**", "", f"| method | {' | '.join(head)} | n |"]
         lines.append("|" + "---|" * (len(head) + 2))
         for method, row in methods.items():
-            written = [_written(row.get(name), "**{}**") for name, _ in quantities]
+            written = [_written(row.get(name), "**{}**", methods) for name, _ in quantities]
             lines.append(f"| {method} | {' | '.join(written)} | {_number(row)} |")
         lines.append("")
     return "\n".join(lines)
@@ -310,7 +310,7 @@ def to_latex(cells: Sequence[Cell]) -> str:
         lines += [f"% {metric}", rf"\begin{{tabular}}{{l{'r' * len(head)}}}", r"\toprule"]
         lines += [" & ".join(["method", *head]) + r" \\", r"\midrule"]
         for method, row in methods.items():
-            written = [_written(row.get(name), r"\textbf{{{}}}") for name, _ in quantities]
+            written = [_written(row.get(name), r"\textbf{{{}}}", methods) for name, _ in quantities]
             lines.append(" & ".join([_escaped(method), *written]) + r" \\")
         lines += [r"\bottomrule", r"\end{tabular}", ""]
     return "\n".join(lines)
@@ -344,11 +344,13 @@ def _by_metric(
     return found
 
 
-def _written(one: Written | None, bold: str) -> str:
+def _written(one: Written | None, bold: str, methods: Mapping[str, Mapping[str, Written]]) -> str:
+    """A number with its interval; a column of percentages has one digit, any other three."""
     if one is None or one[0].value is None:
         return "–"
     cell, best = one
-    digits = 1 if abs(cell.value or 0) >= 10 else 3
+    column = [row[cell.quantity][0].value for row in methods.values() if cell.quantity in row]
+    digits = 1 if max(abs(value or 0) for value in column) >= 10 else 3
     value = f"{cell.value:.{digits}f}"
     if cell.low is None or cell.high is None:
         return bold.format(value) if best else value
