@@ -50,10 +50,8 @@ class Plan:
     settings: Settings = field(default_factory=Settings)
 
     def __post_init__(self) -> None:
-        """Refuse a comparison with a method that is not there, or with nothing."""
+        """Refuse a comparison with a method that is not there, and a method that is there twice."""
         names = [str(one) for one in self.methods]
-        if not names or not self.metrics:
-            raise InputError("an evaluation needs at least one method and one metric")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice:
             raise InputError(f"the method {twice!r} is named twice")

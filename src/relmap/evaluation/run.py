@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from relmap import disk
+from relmap.errors import InputError
 from relmap.evaluation.engine import Engine, Part, run_here
 from relmap.evaluation.plan import Plan, Settings
 from relmap.evaluation.reading import Fingerprint, numbered_batches, read_examples
@@ -131,6 +132,8 @@ def run(
     progress: Progress | None = None,
 ) -> Evaluation:  # fmt: skip
     """Judge what has no rows yet, then make the tables of all rows; see `evaluate`."""
+    if not plan.methods or not plan.metrics:
+        raise InputError("an evaluation needs at least one method and one metric")
     source = data if isinstance(data, Source) else Source(data)
     described = load(model) if isinstance(model, str | os.PathLike) else describe(model)
     examples = read_examples(source.data, source.form, source.options)
