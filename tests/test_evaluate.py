@@ -16,6 +16,7 @@ from PIL import Image
 import relmap
 from relmap.errors import InputError
 from relmap.evaluation import Plan, Settings, Source, read_method, read_metric
+from relmap.evaluation.reading import Fingerprint
 from relmap.evaluation.rows import Row, parts, read_part, write_part
 from relmap.evaluation.tables import collect, summarise, to_csv, to_latex, to_markdown
 
@@ -220,6 +221,25 @@ def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     )  # fmt: skip
     other = json.loads((tmp_path / "other" / "protocol.json").read_text())
     assert other["data"]["fingerprint"] != before
+
+
+@pytest.mark.parametrize("kind", ["file", "array", "tensor", "arguments"])
+def test_other_pictures_have_another_fingerprint(tmp_path, kind):
+    def fingerprint(seed):
+        generator = np.random.default_rng(seed)
+        picture = generator.integers(0, 256, (4 + 4 * seed, 6, 3), dtype=np.uint8)
+        made = {
+            "file": lambda: {"image": tmp_path / "1.bmp"},
+            "array": lambda: {"image": picture},
+            "tensor": lambda: {"image": torch.from_numpy(picture)},
+            "arguments": lambda: {"arguments": {"x": torch.from_numpy(picture)}},
+        }
+        Image.fromarray(picture).save(tmp_path / "1.bmp")
+        found = Fingerprint()
+        found.add(relmap.Example("1", **made[kind]()))
+        return found.hexdigest()
+
+    assert fingerprint(0) == fingerprint(0) != fingerprint(1)
 
 
 def rows_by_hand():

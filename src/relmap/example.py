@@ -30,6 +30,8 @@ class Example:
         captions: Sentences in which people described the picture.
         mask: Opens the pixels of the object, with the picture's own height and width; None from it
             means that there is no such object.
+        regions: Opens the pixels of every class in the picture, by number; a pixel of no class is
+            one that nobody labelled. `about["categories"]` names the classes.
         words: Character spans of the text that carry its class or its answer; None where nobody
             marked any, empty where people marked none.
         arguments: The forward's own arguments, prepared already and without a batch axis, for
@@ -45,6 +47,7 @@ class Example:
     answers: Mapping[str, float] = field(default_factory=dict)
     captions: tuple[str, ...] = ()
     mask: Callable[[], Bool[Tensor, "height width"] | None] | None = None
+    regions: Callable[[], Mapping[int, Bool[Tensor, "height width"]]] | None = None
     words: tuple[tuple[int, int], ...] | None = None
     arguments: Mapping[str, Tensor] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)

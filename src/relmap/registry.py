@@ -9,6 +9,7 @@ other installed packages offer under the entry point group of the room's name.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import importlib.metadata
@@ -24,12 +25,32 @@ from typing import Any, Generic, TypeVar, cast
 
 from relmap.errors import InputError
 
-__all__ = ["Entry", "Registry"]
+__all__ = ["Entry", "Registry", "read_option"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
+
+
+def read_option(text: str) -> Any:
+    """The value of an option as it is written on a command line.
+
+    Numbers, quoted strings, None, True and False (also true and false), tuples and lists are what
+    they are in Python; everything else is a string.
+
+    Example:
+        >>> read_option("0.5"), read_option("false"), read_option("equal"), read_option("{} here")
+        (0.5, False, 'equal', '{} here')
+    """
+    written = {"true": True, "false": False}.get(text.strip())
+    if written is not None:
+        return written
+    try:
+        value = ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError):
+        return text
+    return text if isinstance(value, dict | set) else value
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,10 @@ class Again(Protocol):
         """The example's mask as the model sees the picture; None where it has or shows none."""
         ...
 
+    def regions(self, example: int, source: str) -> dict[int, Bool[Tensor, "height width"]]:
+        """The pixels of every class in the example, by number, as the model sees the picture."""
+        ...
+
 
 @dataclass(frozen=True, eq=False)
 class Trial:
@@ -161,6 +165,29 @@ class Trial:
             raise InputError(f"unit={unit!r} of an image is 'patch' or 'pixel'")
         scores = scores.detach().cpu().double()
         return Units(view.name, layout, scores, torch.ones_like(scores, dtype=torch.bool))
+
+    def drops(
+        self, source: str, fill: str, shares: Sequence[float], *, alone: bool = False
+    ) -> Float[Tensor, "example share"]:
+        """How far the probability of the explained choice falls without the most relevant units.
+
+        p(x) - p(x ∖ r), with r the ceil(share · n) most relevant of an example's n units; `alone`
+        hides everything but them instead, p(x) - p(r). Without a fill, patches become the mean
+        colour, and text and boxes are taken out.
+
+        Raises:
+            InputError: The source or fill does not fit the model.
+        """
+        units = self.units(source)
+        product = units.number[:, None] * torch.tensor(shares, dtype=torch.float64)
+        # a tenth of ten units is one, also where the product lies a little above it
+        chosen = product.mul(1e9).round().div(1e9).ceil()[:, :, None]
+        ranks = units.ranks()[:, None, :]
+        keep = (ranks < chosen if alone else ranks >= chosen) | ~units.counted[:, None, :]
+        keep = torch.cat([torch.ones_like(keep[:, :1]), keep], dim=1)
+        fill = fill or ("mean" if source == "image" else "remove")
+        probability = self.credit(self.respond(units, keep, fill), "probability")
+        return probability[:, :1] - probability[:, 1:]
 
     def respond(self, units: Units, keep: Bool[Tensor, "example step unit"], fill: str) -> Response:
         """What the model says where only some units are kept."""

@@ -1,6 +1,5 @@
 """Many explanations judged on a data set: tables on the screen, everything else in a folder."""
 
-import ast
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 
 from relmap.cli.application import app
 from relmap.errors import InputError
+from relmap.registry import read_option
 
 if TYPE_CHECKING:
     from relmap.evaluation.run import Progress
@@ -103,7 +103,4 @@ def _pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise InputError(f"--data-option {text!r} is not name=value")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
+    return name, read_option(value)

@@ -1,6 +1,5 @@
 """One prediction explained: the most relevant tokens on the screen, the picture in a file."""
 
-import ast
 import contextlib
 import importlib.util
 import sys
@@ -17,6 +16,7 @@ from relmap.cli.application import app
 from relmap.cli.comparing import method_names, show_comparison
 from relmap.disk import to_json
 from relmap.errors import InputError, MissingExtraError
+from relmap.registry import read_option
 
 if TYPE_CHECKING:
     import torch
@@ -95,10 +95,7 @@ def _pairs(options: list[str]) -> dict[str, Any]:
         name, equals, value = option.partition("=")
         if not equals or not name.strip().isidentifier():
             raise InputError(f"--option takes name=value, not {option!r}")
-        try:
-            found[name.strip()] = ast.literal_eval(value.strip())
-        except (ValueError, SyntaxError):
-            found[name.strip()] = value
+        found[name.strip()] = read_option(value)
     return found
 
 

@@ -6,8 +6,16 @@
 The json may also lie in the folder itself and the picture folders in `images/`.
 """
 
+import warnings
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from relmap.data import (
     DATA,
@@ -19,8 +27,9 @@ from relmap.data import (
     read_json,
     require_images,
 )
-from relmap.errors import InputError
+from relmap.errors import InputError, MissingExtraError
 from relmap.example import Example
+from relmap.inputs import read_image
 
 __all__ = ["coco_instances"]
 
@@ -37,11 +46,17 @@ def _files(folder: Path, split: str) -> list[Path]:
     reference="Lin et al., Microsoft COCO: Common Objects in Context, ECCV 2014",
     files=_files,
 )
-def coco_instances(path: str | Path, split: str = "val") -> list[Example]:
+def coco_instances(path: str | Path, split: str = "val", *, text: str = "") -> list[Example]:
     """Pictures of a split in the order of the file, each with COCO's annotations of its objects.
 
     `about` holds "instances" (the annotations, maybe none: what is found there is wrong),
-    "categories" (names by number) and "image_id".
+    "categories" (names by number) and "image_id". `regions` are the pixels of each category; where
+    objects overlap, those of the smaller one, since it is the one that lies in front as a rule.
+
+    Args:
+        path: The folder.
+        split: "val", "train2014" and the like.
+        text: What stands beside every picture, for models that take one; none by default.
 
     Raises:
         InputError: If a file is missing, broken or ambiguous, annotations are incomplete or belong
@@ -85,6 +100,8 @@ def coco_instances(path: str | Path, split: str = "val") -> list[Example]:
         Example(
             image.stem,
             image=image,
+            text=text or None,
+            regions=partial(_regions, objects[number], image),
             about={
                 "instances": objects[number],
                 "categories": categories,
@@ -94,3 +111,37 @@ def coco_instances(path: str | Path, split: str = "val") -> list[Example]:
         for number, image in images.items()
         if image is not None
     ]
+
+
+def _regions(
+    objects: Sequence[Mapping[str, Any]], image: Path
+) -> dict[int, Bool[Tensor, "height width"]]:
+    """The pixels of each category in a picture, the smaller of two objects in front.
+
+    Raises:
+        InputError: An outline does not have the picture's size.
+        MissingExtraError: pycocotools is not installed.
+    """
+    try:
+        from pycocotools import mask as masks
+    except ImportError as error:
+        raise MissingExtraError("evaluate") from error
+    width, height = read_image(image).size
+    drawn = np.zeros((height, width), dtype=np.int64)
+    for one in sorted(objects, key=lambda one: -one["area"]):
+        outline = one["segmentation"]
+        if isinstance(outline, list) or isinstance(outline.get("counts"), list):
+            outline = masks.frPyObjects(outline, height, width)
+        merged = masks.merge(outline) if isinstance(outline, list) else outline
+        with warnings.catch_warnings():
+            # pycocotools 2.0 makes arrays in a way that numpy 2 is leaving
+            warnings.simplefilter("ignore", DeprecationWarning)
+            inside = masks.decode(merged) > 0
+        if inside.shape != drawn.shape:
+            raise InputError(
+                f"an outline of {image.name} is drawn on {inside.shape[1]} x {inside.shape[0]} "
+                f"pixels, the picture has {width} x {height}"
+            )
+        drawn[inside] = 1 + one["category_id"]
+    labels = torch.from_numpy(drawn) - 1
+    return {int(number): labels == number for number in labels.unique() if number >= 0}

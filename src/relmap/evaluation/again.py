@@ -156,13 +156,26 @@ class Asker:
         mask = None if one.mask is None else one.mask()
         if mask is None or not mask.any():
             return None
-        seen = mask[None]
-        if self.model.processor is not None or not self._as_large(mask, example, source):
-            seen = masks_as_seen([mask], self.model.processor)
+        seen = self._seen([mask], example, source)
         return seen if seen.any() else None
 
-    def _as_large(self, mask: Tensor, example: int, source: str) -> bool:
-        return tuple(mask.shape) == tuple(self.prepared(example)[source].shape[-2:])
+    def regions(self, example: int, source: str) -> dict[int, Bool[Tensor, "height width"]]:
+        """The pixels of every class in the example, by number, as the model sees the picture."""
+        one = self.examples[example]
+        known = {} if one.regions is None else dict(one.regions())
+        if not known:
+            return {}
+        seen = self._seen(list(known.values()), example, source)
+        return {number: mask for number, mask in zip(known, seen, strict=True) if mask.any()}
+
+    def _seen(
+        self, masks: Sequence[Bool[Tensor, "height width"]], example: int, source: str
+    ) -> Bool[Tensor, "mask rows columns"]:
+        """Masks of a picture in the geometry of the model's input; as they are where it fits."""
+        size = tuple(self.prepared(example)[source].shape[-2:])
+        if self.model.processor is None and tuple(masks[0].shape) == size:
+            return torch.stack(list(masks))
+        return masks_as_seen(masks, self.model.processor)
 
     def _explained(self, arguments: Mapping[str, Any], targets: Sequence[Any]) -> list[Attribution]:
         options = dict(self.method.options)

@@ -14,7 +14,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from relmap.data import DATA
 from relmap.errors import InputError
@@ -77,7 +79,7 @@ def numbered_batches(
 
 
 class Fingerprint:
-    """A hash of all that went in: names, texts, truths, and the sizes of picture files.
+    """A hash of all that went in: names, texts, truths, arrays, and the sizes of picture files.
 
     Example:
         >>> print_of = Fingerprint()
@@ -97,9 +99,11 @@ class Fingerprint:
         self._hash.update(repr((*known, example.captions, example.words)).encode())
         for name, value in example.arguments.items():
             self._hash.update(name.encode())
-            self._hash.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            self._hash.update(_bytes(value))
         image = example.image
-        if isinstance(image, str | Path) and Path(image).is_file():
+        if isinstance(image, Tensor | np.ndarray):
+            self._hash.update(_bytes(torch.as_tensor(image)))
+        elif isinstance(image, str | Path) and Path(image).is_file():
             self._hash.update(str(Path(image).stat().st_size).encode())
         elif isinstance(image, bytes):
             self._hash.update(image)
@@ -107,3 +111,7 @@ class Fingerprint:
     def hexdigest(self) -> str:
         """The fingerprint so far."""
         return self._hash.hexdigest()
+
+
+def _bytes(value: Tensor) -> bytes:
+    return value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

@@ -7,7 +7,6 @@ The same line is written on the command line, in the rows of the results and ove
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
-from relmap.registry import Registry
+from relmap.registry import Registry, read_option
 
 __all__ = ["CENTRE", "Specification", "read_method", "read_metric"]
 
@@ -84,12 +83,5 @@ def _read(
                 f"'{part}' in '{text}' is no option of {entry.name}: write option=value with one "
                 f"of {', '.join(known) or '(none)'}"
             )
-        options[key] = _value(value)
+        options[key] = read_option(value)
     return Specification(entry.name, options)
-
-
-def _value(text: str) -> Any:
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text

@@ -6,8 +6,6 @@ depend on what an input looks like with a hole in it.
 
 from __future__ import annotations
 
-import torch
-
 from relmap.metrics import METRICS
 from relmap.trial import Measured, Trial
 
@@ -43,11 +41,4 @@ def comprehensiveness(trial: Trial, *, source: str = "text", fill: str = "") -> 
         >>> BINS
         (0.01, 0.05, 0.1, 0.2, 0.5)
     """
-    units = trial.units(source)
-    ranks = units.ranks()[:, None, :]
-    shares = torch.tensor((0.0, *BINS), dtype=torch.float64)
-    hidden = (units.number[:, None] * shares).mul(1e9).round().div(1e9).ceil()[:, :, None]
-    keep = (ranks >= hidden) | ~units.counted[:, None, :]
-    fill = fill or ("mean" if source == "image" else "remove")
-    probability = trial.credit(trial.respond(units, keep, fill), "probability")
-    return {"comprehensiveness": (probability[:, :1] - probability[:, 1:]).mean(dim=1)}
+    return {"comprehensiveness": trial.drops(source, fill, BINS).mean(dim=1)}

@@ -6,8 +6,6 @@ model is asked whether it would still say the same.
 
 from __future__ import annotations
 
-import torch
-
 from relmap.metrics import METRICS
 from relmap.trial import Measured, Trial
 
@@ -43,11 +41,4 @@ def sufficiency(trial: Trial, *, source: str = "text", fill: str = "") -> Measur
         >>> BINS
         (0.01, 0.05, 0.1, 0.2, 0.5)
     """
-    units = trial.units(source)
-    ranks = units.ranks()[:, None, :]
-    shares = torch.tensor((1.0, *BINS), dtype=torch.float64)
-    shown = (units.number[:, None] * shares).mul(1e9).round().div(1e9).ceil()[:, :, None]
-    keep = (ranks < shown) | ~units.counted[:, None, :]
-    fill = fill or ("mean" if source == "image" else "remove")
-    probability = trial.credit(trial.respond(units, keep, fill), "probability")
-    return {"sufficiency": (probability[:, :1] - probability[:, 1:]).mean(dim=1)}
+    return {"sufficiency": trial.drops(source, fill, BINS, alone=True).mean(dim=1)}
