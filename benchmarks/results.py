@@ -10,6 +10,7 @@ already is not measured again. `python docs/results.py OUTPUT` makes the page.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,27 @@ COSTLY = {"integrated-gradients", "occlusion", "attention-flow"}
 LANGUAGE = {"tam"}  # explains generated text only
 PRODUCT = ("genatt", "wra", "rollout", "input-x-gradient", "fullgrad-plus")
 CONTROLS = ("random", "centre-blob")
+
+# What the papers switch off, each beside the whole method.
+ABLATIONS = {
+    "transformer-attribution": (
+        "start_layer=1", "normalize=True", "blocks=first", "blocks=last", "gradient=False",
+        "relevance=False",
+    ),
+    "tokentm": (
+        "reading=libragrad", "length=False", "necc=False", "length=False,necc=False",
+        "initialization=False", "mhsa=False", "ffn=False",
+    ),
+    "genatt": ("start_layer=1", "aggregate=False"),
+    "wra": ("weights=equal", "granularity=token", "clamp=sum", "gradient=branch"),
+    "rollout": ("normalize=False",),
+}  # fmt: skip
+# Rules for two streams that read each other, which a plain stack does not have.
+MULTIMODAL = {
+    "genatt": ("normalize=False", "self_in_rule_10=False", "aggregate=False"),
+    "wra": ABLATIONS["wra"],
+    "rollout": (),
+}
 
 
 @dataclass(frozen=True)
@@ -59,11 +81,25 @@ def products() -> tuple[str, ...]:
     return ("random", *found)
 
 
+def ablations(options: Mapping[str, Sequence[str]]) -> tuple[str, ...]:
+    """Each method as it is, and with each of its options."""
+    found = ("random",)
+    for name, switches in options.items():
+        found += (name, *(f"{name}:{one}" for one in switches))
+    return found
+
+
 def measurements(data: Path) -> dict[str, Measurement]:
     """By name, in the order in which they are run."""
     deit = str(data / "deit_tiny")
     images = Source(str(data / "imagenet_samples"), "image-folder")
     masks = Source(str(data / "coco_segmentation"), "segmentation-folder")
+    questions = Source(str(data / "scenes"), "scenes", {"split": "val"})
+    objects = Source(str(data / "scenes"), "coco-instances", {"split": "val", "text": "a picture"})
+    on_both = ("perturbation:preset=wra-image", "perturbation:preset=wra-text")
+    names = tuple(
+        f"open-vocabulary-segmentation:prompt={{}}{more}" for more in ("", ",rescale=True")
+    )
     two = ("perturbation:preset=chefer-vit", "perturbation:preset=wra-image")
     fifty, all_of_them = Settings(batch_size=10, limit=50), Settings(batch_size=10, limit=200)
     localisation = ("segmentation", "pointing-game", "energy")
@@ -77,19 +113,19 @@ def measurements(data: Path) -> dict[str, Measurement]:
         "deit-costly": Measurement(
             deit, images, ("random", "genatt", *sorted(COSTLY - {"attention-flow"})), two[1:], fifty
         ),
-        "deit-ablations": Measurement(deit, images, ABLATIONS, two[1:], fifty),
-    }
-
-
-ABLATIONS = (
-    "transformer-attribution",
-    "transformer-attribution:start_layer=1",
-    "tokentm",
-    "genatt",
-    "genatt:start_layer=1",
-    "wra",
-    "wra:weights=equal",
-)
+        "deit-ablations": Measurement(deit, images, ablations(ABLATIONS), two[1:], fifty),
+        **{
+            f"scenes-ablations-{mapper}": Measurement(
+                f"demo:{mapper}-vqa", questions, ablations(MULTIMODAL), on_both,
+                Settings(batch_size=50, limit=300),
+            )
+            for mapper in ("a", "b")
+        },
+        "scenes-open-vocabulary": Measurement(
+            "demo:clip", objects, (*fast_methods(), "clip-surgery:features=False"), names,
+            Settings(batch_size=10, limit=100),
+        ),
+    }  # fmt: skip
 
 
 def main() -> None:
