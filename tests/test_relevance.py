@@ -12,6 +12,7 @@ from torch.nn import functional
 
 import relmap
 from relmap import backwards
+from relmap.errors import InputError
 from relmap.request import following, read_request
 
 NEEDS = ("attention", "attention-gradient", "attention-relevance", "token-relevance")
@@ -160,17 +161,22 @@ def test_the_total_reaches_the_tokens(name):
 CANCELLING = {
     "a difference": lambda output: output[:, 1] - output[:, 0],
     "a log probability": lambda output: output.log_softmax(-1)[:, 1],
+    "in one example": lambda output: output[:, 1] - torch.tensor([0, 1]) * output[:, 0],
 }
 
 
 @pytest.mark.parametrize("target", CANCELLING.values(), ids=CANCELLING.keys())
-def test_a_total_of_zero_stays_zero(target):
-    """As in the published code, which multiplies every addition by what came in (eq. 10)."""
-    x, network = torch.randn(2, 5, WIDE, dtype=torch.float64), Encoder(True).double()
-    found = explained(network, x=x, target=target)
-    assert (found.scores["x"].abs() < 1e-9).all()
-    plain = explained(network, backward="lrp", x=x, target=target)
-    assert (plain.scores["x"].abs().sum(-1) > 1e-3).all()
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_start_that_sums_to_zero_is_refused(target, dtype):
+    """Its total is kept, as in the published code: all relevance would be rounding errors."""
+    x, network = torch.randn(2, 5, WIDE, dtype=dtype), Encoder(True).to(dtype)
+    for method in ("full-lrp", "transformer-attribution"):
+        with pytest.raises(InputError, match=r"sums to zero.*backward='lrp'"):
+            explained(network, method, x=x, target=target)
+    found = explained(network, backward="lrp", x=x, target=target)
+    assert (found.scores["x"].abs().sum(-1) > 1e-3).all()
+    halved = explained(network, x=x, target=lambda output: output[:, 1] - output[:, 0] / 2)
+    assert (halved.scores["x"].abs().sum(-1) > 1e-3).all()
 
 
 def test_a_similarity_shares_its_relevance_between_the_two_sides():

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
 from relmap.algebra import per_token, wide
-from relmap.errors import TraceError
+from relmap.errors import InputError, TraceError
 from relmap.graph import Activation, TokenGraph
 from relmap.propagate import RecordedPass
 from relmap.record import Recorded, build_graph
@@ -145,7 +145,12 @@ def _with_relevance(
     """The relevance of every attention output, and of tokens and arguments if they are needed.
 
     It starts with dy/d(output): a one-hot vector where the target is a logit.
+
+    Raises:
+        InputError: a backward that keeps totals would start with a total of zero.
     """
+    if passage.settings.get("normalize_sums"):
+        _check_start(output[1], passed.graph.batch)
     kept = [attention.output for attention in passed.graph.attentions]
     leaves: dict[str, Tensor] = {}
     if "token-relevance" in needs:
@@ -163,6 +168,23 @@ def _with_relevance(
         relevances=relevances,
         arguments={name: part for name, part in arguments if part is not None},
     )
+
+
+def _check_start(starts: Sequence[Tensor], batch: int) -> None:
+    """Where totals are kept, a start of +1 and -1 leaves rounding errors, or nothing, to share."""
+    total: Tensor | float = 0.0
+    whole: Tensor | float = 0.0
+    by_example = all(one.ndim > 0 and one.shape[0] == batch for one in starts)
+    for one in starts:
+        rows = wide(one).reshape(batch if by_example else 1, -1)
+        total, whole = total + rows.sum(-1), whole + rows.abs().sum(-1)
+    least = 4 * max(torch.finfo(one.dtype).eps for one in starts)
+    if bool(((torch.as_tensor(total).abs() <= least * whole) & (torch.as_tensor(whole) > 0)).any()):
+        raise InputError(
+            "deep-taylor keeps the total of the relevance that it starts with, and the gradient of "
+            "this target sums to zero over the output, as that of a difference or of a log "
+            "probability does: explain one score by itself, pass backward='lrp', or use genatt"
+        )
 
 
 def _read_outputs(

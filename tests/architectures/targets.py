@@ -13,7 +13,7 @@ from torch import Tensor
 
 def _weighted(features: Tensor) -> Tensor:
     width = features.shape[-1]
-    return features @ torch.linspace(-1.0, 1.0, width, dtype=features.dtype, device=features.device)
+    return features @ torch.linspace(-1.0, 2.0, width, dtype=features.dtype, device=features.device)
 
 
 def _field(output: Any, key: str | int | None) -> Tensor:
