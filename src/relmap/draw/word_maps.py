@@ -99,7 +99,7 @@ def _panels(name: str, words: Attribution, whole: Attribution) -> list[Block]:
 
         return Block(HEADING + height + GAP, paint)
 
-    note = "of a word's whole map, as its ground; every map has its own scale"
+    note = "of a word's map, as its ground; maps under a quarter of the strongest stay faint"
     return [
         *(row(shown) for shown in rows),
         Block(LEGEND, lambda area: legend(area, 0.06, scale, grey=False, note=note)),
