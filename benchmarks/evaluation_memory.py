@@ -40,7 +40,7 @@ def main() -> None:
     )  # fmt: skip
     process, done, seen = psutil.Process(), [0], []
 
-    def progress(examples: int, _: bool) -> None:
+    def progress(examples: int, _: int | None) -> None:
         done[0] += examples
         if done[0] % (given.count // 10) < examples:
             seen.append(process.memory_info().rss / 2**20)

@@ -148,7 +148,7 @@ def main() -> None:
             if (arguments.output / name / "rows").is_dir():
                 print(f"## {name}\n\n{finish(arguments.output / name, plan)}", flush=True)
             continue
-        with _progress(one.settings.limit) as progress:
+        with _progress() as progress:
             model: Any = relmap.load(one.model)
             found = run(model, one.source, plan, arguments.output / name, progress=progress)
         print(f"## {name}\n\n{found}", flush=True)

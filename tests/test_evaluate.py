@@ -15,7 +15,7 @@ from PIL import Image
 
 import relmap
 from relmap.errors import InputError
-from relmap.evaluation import Plan, Settings, Source, read_method, read_metric
+from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
 from relmap.evaluation.reading import Fingerprint
 from relmap.evaluation.rows import Row, parts, read_part, write_part
 from relmap.evaluation.tables import collect, summarise, to_csv, to_latex, to_markdown
@@ -240,6 +240,35 @@ def test_other_pictures_have_another_fingerprint(tmp_path, kind):
         return found.hexdigest()
 
     assert fingerprint(0) == fingerprint(0) != fingerprint(1)
+
+
+def test_a_run_that_measured_nothing_fails(model, tmp_path):
+    data = folder_of_images(tmp_path / "data", 5)
+    for at in range(5):
+        (data / "images" / f"{at:03d}.png").write_bytes(b"no picture")
+    ended = subprocess.run(
+        command(model, data, tmp_path / "out"), capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.count("left out: 00") == 3
+    assert "left out: 2 more examples" in ended.stderr
+    assert "nothing could be measured" in ended.stderr
+
+
+@pytest.mark.parametrize("limit", [None, 3, 9])
+def test_progress_knows_how_many_there_are(model, tmp_path, limit):
+    told = []
+    settings = Settings(batch_size=2, limit=limit)
+    plan = Plan((read_method("random"),), (read_metric(METRIC),), settings)
+    data = folder_of_images(tmp_path / "data", 5)
+    for _ in range(2):  # the second finds everything there
+        run(
+            str(model), Source(data, "image-folder"), plan, tmp_path / "out",
+            progress=lambda done, total: told.append((done, total)),
+        )  # fmt: skip
+    total = min(limit or 5, 5)
+    assert {one for _, one in told} == {total}
+    assert sum(done for done, _ in told) == 2 * total
 
 
 def rows_by_hand():

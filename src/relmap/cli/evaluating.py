@@ -1,6 +1,6 @@
 """Many explanations judged on a data set: tables on the screen, everything else in a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,6 +14,9 @@ from relmap.registry import read_option
 
 if TYPE_CHECKING:
     from relmap.evaluation.run import Progress
+    from relmap.evaluation.tables import Measurements
+
+REASONS = 3  # told of everything that failed
 
 
 @app.command()
@@ -60,16 +63,33 @@ def evaluate(
     plan = Plan(tuple(map(read_method, names)), tuple(map(read_metric, metric)), settings)
     source = Source(data, format, dict(_pair(one) for one in data_option or []))
     loaded = relmap.load(model, device=device, dtype=dtype)
-    with _progress(limit) as progress:
+    with _progress() as progress:
         found = run(loaded, source, plan, output, _engine(engine, address, workers), progress)
     typer.echo(str(found))
-    for sample, error in list(found.measurements.lost.items())[:3]:
-        typer.echo(f"left out: {sample}: {error}", err=True)
-    for (name, judged), errors in found.measurements.errors.items():
-        for error, number in errors.items():
-            where = name if judged == "-" else f"{name}, {judged}"
-            typer.echo(f"{where}: {number} examples failed: {error}", err=True)
+    _tell_errors(found.measurements)
     typer.echo(f"wrote {output}/table.csv, table.md, table.tex, protocol.json, rows/ and curves")
+    if all(cell.value is None for cell in found.cells):
+        typer.echo("error: nothing could be measured, for the reasons above", err=True)
+        raise typer.Exit(1)
+
+
+def _tell_errors(found: "Measurements") -> None:
+    """What failed and why, the most frequent reasons first; the rest stands in the rows."""
+
+    def tell(what: str, errors: Mapping[str, int]) -> None:
+        ordered = sorted(errors.items(), key=lambda one: -one[1])
+        for error, number in ordered[:REASONS]:
+            typer.echo(f"{what}: {number} examples failed: {error}", err=True)
+        others = sum(number for _, number in ordered[REASONS:])
+        if others:
+            typer.echo(f"{what}: {others} more failed for other reasons: see rows/", err=True)
+
+    for sample, error in list(found.lost.items())[:REASONS]:
+        typer.echo(f"left out: {sample}: {error}", err=True)
+    if len(found.lost) > REASONS:
+        typer.echo(f"left out: {len(found.lost) - REASONS} more examples: see rows/", err=True)
+    for (name, judged), errors in found.errors.items():
+        tell(name if judged == "-" else f"{name}, {judged}", errors)
 
 
 def _engine(name: str, address: str | None, workers: int) -> Any:
@@ -82,19 +102,19 @@ def _engine(name: str, address: str | None, workers: int) -> Any:
 
 
 @contextmanager
-def _progress(limit: int | None) -> "Iterator[Progress]":
+def _progress() -> "Iterator[Progress]":
     """A bar on stderr with the time left, where the number of examples is known."""
     from rich import progress as bars
 
     columns = (
-        bars.TextColumn("{task.completed:.0f} examples"), bars.BarColumn(),
-        bars.TimeElapsedColumn(), bars.TimeRemainingColumn(),
+        bars.MofNCompleteColumn(), bars.TextColumn("examples"), bars.BarColumn(),
+        bars.TimeElapsedColumn(), bars.TextColumn("left:"), bars.TimeRemainingColumn(),
     )  # fmt: skip
     with bars.Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task("", total=limit)
+        task = shown.add_task("", total=None)
 
-        def advance(examples: int, known: bool) -> None:
-            shown.advance(task, examples)
+        def advance(examples: int, total: int | None) -> None:
+            shown.update(task, advance=examples, total=total)
 
         yield advance
 

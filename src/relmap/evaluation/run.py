@@ -38,8 +38,8 @@ from relmap.models import describe, load
 
 __all__ = ["Evaluation", "evaluate"]
 
-Progress = Callable[[int, bool], None]
-"""(examples of a batch, whether it was there already); called after every batch."""
+Progress = Callable[[int, int | None], None]
+"""(examples of a batch, examples in all where that is known); called after every batch."""
 
 
 @dataclass(frozen=True)
@@ -143,11 +143,16 @@ def run(
         write_record(folder, record)
     fingerprint = Fingerprint()
     batches = numbered_batches(examples, plan.settings.batch_size, plan.settings.limit)
-    waiting = _waiting(batches, folder / "rows", fingerprint, progress)
-    for part in engine(described, waiting, plan):
-        write_part(folder / "rows", part.number, part.rows)
+    limit = plan.settings.limit
+    total = len(examples[:limit]) if isinstance(examples, list) else limit
+
+    def report(number: int) -> None:
         if progress is not None:
-            progress(part.examples, False)
+            progress(number, total)
+
+    for part in engine(described, _waiting(batches, folder / "rows", fingerprint, report), plan):
+        write_part(folder / "rows", part.number, part.rows)
+        report(part.examples)
     record["data"] |= {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}
     check_record(folder, record)  # a stream is known at its end only
     write_record(folder, record)
@@ -180,17 +185,20 @@ def _draw(found: Measurements, folder: Path) -> None:
 
 
 def _waiting(
-    batches: Iterator[list[Any]], folder: Path, fingerprint: Fingerprint, progress: Progress | None
+    batches: Iterator[list[Any]],
+    folder: Path,
+    fingerprint: Fingerprint,
+    report: Callable[[int], None],
 ) -> Iterator[Part]:
-    """The batches that have no rows yet."""
+    """The batches that have no rows yet; reports the others."""
     done = {path.name for path in parts(folder)}
     for number, numbered in enumerate(batches):
         for _, example in numbered:
             fingerprint.add(example)
         if part_path(folder, number).name not in done:
             yield Part(number, len(numbered), numbered)
-        elif progress is not None:
-            progress(len(numbered), True)
+        else:
+            report(len(numbered))
 
 
 def _about(source: Source, examples: Iterable[Example], limit: int | None) -> dict[str, Any]:
