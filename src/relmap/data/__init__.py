@@ -33,11 +33,11 @@ __all__ = [
     "file_of_split",
     "files_of",
     "first_three",
-    "folders_of_split",
-    "images_by_name",
     "images_by_number",
+    "images_of_split",
     "read_json",
     "read_manifest",
+    "require_file_of_split",
     "require_files",
     "require_images",
 ]
@@ -271,6 +271,19 @@ def file_of_split(folder: Path, split: str, ending: str, begin: str = "") -> Pat
     return found[0] if found else None
 
 
+def require_file_of_split(folder: Path, split: str, ending: str, begin: str = "") -> Path:
+    """The one file that `file_of_split` finds.
+
+    Raises:
+        InputError: If there is none, the folder is missing, or several files fit.
+    """
+    file = file_of_split(folder, split, ending, begin)
+    if file is None:
+        name = f"{begin or '*'}{split}*{ending}"
+        raise InputError(f"{folder} has no {name}, nor has its annotations/")
+    return file
+
+
 def folders_of_split(folder: Path, split: str) -> list[Path]:
     """Where the pictures of a split may lie: train, train2014, images/train2014, ..., or images.
 
@@ -327,6 +340,25 @@ def images_by_number(folders: Iterable[Path], wanted: Container[int]) -> dict[in
             )
         found |= here
     return found
+
+
+def images_of_split(
+    folder: Path, split: str, names: Mapping[Any, str | None], what: str
+) -> dict[Any, Path]:
+    """The picture of every number, by its file name and else by the number that ends a name.
+
+    The pictures of 2014 and of 2017 are the same ones, named differently. None is no name.
+
+    Raises:
+        InputError: If pictures are missing, or a number that no name finds has several.
+    """
+    places = folders_of_split(folder, split)
+    by_name = images_by_name(places) if any(names.values()) else {}
+    found = {number: by_name[name] for number, name in names.items() if name in by_name}
+    found |= images_by_number(places, names.keys() - found.keys())
+    missing = [number for number in names if number not in found]
+    require_images(missing, len(names), what, places)
+    return {number: found[number] for number in names}
 
 
 def require_images(

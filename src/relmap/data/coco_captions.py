@@ -14,11 +14,9 @@ from relmap.data import (
     CaptionedImage,
     file_of_split,
     first_three,
-    folders_of_split,
-    images_by_name,
-    images_by_number,
+    images_of_split,
     read_json,
-    require_images,
+    require_file_of_split,
 )
 from relmap.errors import InputError
 
@@ -47,22 +45,13 @@ def coco_captions(path: str | Path, split: str = "train") -> list[CaptionedImage
         relmap.errors.InputError: there is no folder no/such/folder
     """
     folder = Path(path)
-    file = file_of_split(folder, split, ".json", begin="captions_")
-    if file is None:
-        raise InputError(f"{folder} has no captions_{split}*.json, nor has its annotations/")
+    file = require_file_of_split(folder, split, ".json", begin="captions_")
     about, captions = _read(file)
-    places = folders_of_split(folder, split)
-    by_name = images_by_name(places)
-    images = {number: by_name.get(str(entry.get("file_name"))) for number, entry in about.items()}
-    # the pictures of 2014 and of 2017 are the same ones, named differently
-    renamed = {number for number, image in images.items() if image is None}
-    images |= images_by_number(places, renamed)
-    missing = [number for number, image in images.items() if image is None]
-    require_images(missing, len(images), file.name, places)
+    names = {number: str(entry.get("file_name")) for number, entry in about.items()}
+    images = images_of_split(folder, split, names, file.name)
     return [
         CaptionedImage(image.stem, image, tuple(captions[number]), number, about[number])
         for number, image in images.items()
-        if image is not None
     ]
 
 

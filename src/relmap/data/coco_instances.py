@@ -21,11 +21,9 @@ from relmap.data import (
     DATA,
     file_of_split,
     first_three,
-    folders_of_split,
-    images_by_name,
-    images_by_number,
+    images_of_split,
     read_json,
-    require_images,
+    require_file_of_split,
 )
 from relmap.errors import InputError, MissingExtraError
 from relmap.example import Example
@@ -69,9 +67,7 @@ def coco_instances(path: str | Path, split: str = "val", *, text: str = "") -> l
         relmap.errors.InputError: there is no folder no/such/folder
     """
     folder = Path(path)
-    file = file_of_split(folder, split, ".json", begin="instances_")
-    if file is None:
-        raise InputError(f"{folder} has no instances_{split}*.json, nor has its annotations/")
+    file = require_file_of_split(folder, split, ".json", begin="instances_")
     content = read_json(file, ["images", "annotations", "categories"])
     pictures = {entry.get("id"): str(entry.get("file_name")) for entry in content["images"]}
     categories = {entry.get("id"): str(entry.get("name")) for entry in content["categories"]}
@@ -89,13 +85,6 @@ def coco_instances(path: str | Path, split: str = "val", *, text: str = "") -> l
             f"{', '.join(_NEEDED)}, or belong to none of its images or categories: entry "
             f"{first_three(wrong)}"
         )
-    places = folders_of_split(folder, split)
-    by_name = images_by_name(places)
-    images = {number: by_name.get(name) for number, name in pictures.items()}
-    # the pictures of 2014 and of 2017 are the same ones, named differently
-    images |= images_by_number(places, {number for number, image in images.items() if not image})
-    missing = [number for number, image in images.items() if image is None]
-    require_images(missing, len(images), file.name, places)
     return [
         Example(
             image.stem,
@@ -108,8 +97,7 @@ def coco_instances(path: str | Path, split: str = "val", *, text: str = "") -> l
                 "image_id": number,
             },
         )
-        for number, image in images.items()
-        if image is not None
+        for number, image in images_of_split(folder, split, pictures, file.name).items()
     ]
 
 

@@ -18,10 +18,9 @@ from relmap.data import (
     Question,
     file_of_split,
     first_three,
-    folders_of_split,
-    images_by_number,
+    images_of_split,
     read_json,
-    require_images,
+    require_file_of_split,
 )
 from relmap.errors import InputError
 
@@ -54,12 +53,9 @@ def vqa_v2(path: str | Path, split: str = "train") -> list[Question]:
         relmap.errors.InputError: there is no folder no/such/folder
     """
     folder = Path(path)
-    asked = file_of_split(folder, split, "questions.json")
-    if asked is None:
-        raise InputError(f"{folder} has no *{split}*questions.json, nor has its annotations/")
-    answered = file_of_split(folder, split, "annotations.json")
-    if answered is None and not split.startswith("test"):
-        raise InputError(f"{folder} has no *{split}*annotations.json, nor has its annotations/")
+    asked = require_file_of_split(folder, split, "questions.json")
+    find = file_of_split if split.startswith("test") else require_file_of_split
+    answered = find(folder, split, "annotations.json")
     questions = _read(asked, "questions", {"question_id": int, "image_id": int, "question": str})
     annotations: dict[int, dict[str, Any]] = {}
     if answered is not None:
@@ -67,11 +63,8 @@ def vqa_v2(path: str | Path, split: str = "train") -> list[Question]:
         entries = _read(answered, "annotations", known)
         annotations = {entry["question_id"]: entry for entry in entries}
         _check_pairs(questions, annotations, asked, answered)
-    places = folders_of_split(folder, split)
     needed = dict.fromkeys(entry["image_id"] for entry in questions)
-    images = images_by_number(places, needed)
-    missing = [number for number in needed if number not in images]
-    require_images(missing, len(needed), asked.name, places)
+    images = images_of_split(folder, split, needed, asked.name)
     return [
         _question(entry, annotations.get(entry["question_id"], {}), images) for entry in questions
     ]
