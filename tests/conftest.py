@@ -87,6 +87,15 @@ def seeds() -> None:
     torch.manual_seed(0)
 
 
+@pytest.fixture
+def no_fast_path() -> Iterator[None]:
+    """The fused encoder layers give other last digits."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    yield
+    torch.backends.mha.set_fastpath_enabled(enabled)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of reference data beside the checkout, or the one that RELMAP_SHARED names."""
