@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from test_metric_evidence import trial_of
+from tiny_trials import trial_of
 
 import relmap
 from relmap.demo import demo_scenes

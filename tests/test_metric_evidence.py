@@ -1,42 +1,23 @@
-"""The evidence test against the benchmark that it follows, and by its meaning."""
+"""The evidence test against literal loops, by its meaning, and token by token."""
 
-import importlib.util
-import sys
+import math
 from dataclasses import replace
-from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from reference.localisation import energy_by_pixel, pointing_game_by_patch, recalled, touched
+from tiny_trials import trial_of
+from transformers import AutoTokenizer
 
 import relmap
-from relmap.data import Question
-from relmap.data.geometry import masks_as_seen
-from relmap.data.scenes import SceneEvidence
 from relmap.demo import demo_scenes
 from relmap.errors import InputError
-from relmap.evaluation import Settings, judging
-from relmap.evaluation.plan import Plan
-from relmap.evaluation.specification import read_method
 from relmap.metrics.evidence import evidence, evidence_tokens, word_recall
+from relmap.train.tokenizer import train_tokenizer
 
 COUNT = 4
-
-
-@pytest.fixture(scope="module")
-def script():
-    folder = Path(__file__).parents[1] / "benchmarks"
-    if not folder.is_dir():
-        pytest.skip("the benchmarks folder is not beside the tests")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(folder))
-        spec = importlib.util.spec_from_file_location("evidence", folder / "evidence.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        patch.setitem(sys.modules, "evidence", module)
-        spec.loader.exec_module(module)
-        yield module
-    sys.modules.pop("localisation", None)
 
 
 @pytest.fixture(scope="module")
@@ -69,13 +50,6 @@ def examples_of(scenes, answers):
     ]  # fmt: skip
 
 
-def trial_of(model, examples, method="genatt"):
-    plan = Plan((read_method(method),), (), Settings())
-    (batch,) = judging._ready(model, list(enumerate(examples)), [])
-    explained = judging._explained(model, batch, plan.methods[0], plan)
-    return judging._trial(model, batch, plan.methods[0], plan, explained)
-
-
 @pytest.fixture(scope="module")
 def said(model, scenes):
     """What the model answers."""
@@ -87,28 +61,28 @@ def said(model, scenes):
     return [model.labels[int(one)] for one in chosen]
 
 
-def test_it_is_what_the_benchmark_measures(script, model, scenes, said):
+def test_it_is_what_literal_loops_find(model, scenes, said):
     answers = [{one: 1.0} for one in said]
     answers[1] = {"something else": 1.0}
     examples = examples_of(scenes, answers)
     trial = trial_of(model, examples)
     found = evidence(trial)
-    kept = [0, 2, 3]
-    maps = torch.cat([trial.attribution[at].image.scores.float() for at in kept])
-    masks = masks_as_seen([scenes[at].evidence for at in kept], model.processor)
-    assert found["pointing"][kept].tolist() == script.pointing(maps, masks)
-    assert found["energy"][kept].tolist() == pytest.approx(script.energy(maps, masks), rel=1e-6)
-    text = trial.attribution.text
-    layout = trial.attribution.layout[text.name]
-    hidden = (layout.special | layout.padding)[kept]
-    wanted = []
-    for at in kept:
-        asked = Question("1", Path("1.png"), examples[at].text, {}, (), "", "", 1)
-        one = SceneEvidence(asked, (), examples[at].words, "objects")
-        wanted.append(script.evidence_tokens(one, model.tokenizer, text.scores.shape[1]))
-    recalled = script.word_recall(text.scores[kept], hidden, torch.stack(wanted))
-    assert found["words"][kept].tolist() == recalled
     assert all(values[1].isnan() for values in found.values()), "a wrong answer is left out"
+    maps, text = trial.attribution.image.scores.float(), trial.attribution.text
+    layout = trial.attribution.layout[text.name]
+    texts = [example.text for example in examples]
+    assert len({len(model.tokenizer(one)["input_ids"]) for one in texts}) > 1, "none is padded"
+    size = model.prepare(image=[scenes[0].picture], text=texts[:1])["pixel_values"].shape[-2:]
+    for at in (0, 2, 3):
+        mask = Image.fromarray(scenes[at].evidence.numpy())
+        inside = np.asarray(mask.resize(tuple(size), Image.Resampling.NEAREST)).tolist()
+        grid = maps[at].tolist()
+        assert found["pointing"][at] == pointing_game_by_patch(grid, inside)
+        assert found["energy"][at].item() == pytest.approx(energy_by_pixel(grid, inside), rel=1e-5)
+        spans = model.tokenizer(texts[at], return_offsets_mapping=True)["offset_mapping"]
+        content = (~(layout.special | layout.padding))[at].tolist()
+        wanted = touched(spans, examples[at].words) + [False] * (len(content) - len(spans))
+        assert found["words"][at] == recalled(text.scores[at].tolist(), content, wanted)
 
 
 def with_scores(trial, image, text):
@@ -169,13 +143,75 @@ def test_what_is_not_known_is_left_out(model, scenes, said):
         assert evidence(trial_of(model, other))["energy"].isnan().any() == (not right)
 
 
-def test_recall_by_hand():
-    scores = torch.tensor([9.0, 0.4, 0.3, 0.2, 0.3, 8.0])
-    content = torch.tensor([False, True, True, True, True, False])
-    wanted = torch.tensor([True, False, True, False, True, False])
-    # two content tokens carry evidence; the best two are the first and, in reading order, the next
-    assert word_recall(scores, content, wanted) == 0.5
-    assert word_recall(-scores, content, wanted) == 0.5
-    assert word_recall(wanted.float(), content, wanted) == 1
-    nothing = torch.zeros(6, dtype=torch.bool)
-    assert word_recall(scores, content, nothing) != word_recall(scores, content, nothing)
+class TestTokens:
+    TEXT = "what colour is the small star?"
+
+    def asked(self, *words):
+        """A question whose words carry it."""
+        spans = [(self.TEXT.index(word), self.TEXT.index(word) + len(word)) for word in words]
+        return relmap.Example("1", text=self.TEXT, words=tuple(spans))
+
+    def marked(self, tokenizer, *words):
+        ids = tokenizer(self.TEXT)["input_ids"]
+        found = evidence_tokens(self.asked(*words), tokenizer)
+        assert found.shape == (len(ids),)
+        return [tokenizer.decode([ids[at]]).strip() for at in found.nonzero().flatten().tolist()]
+
+    @pytest.fixture
+    def tokenizer(self):
+        return train_tokenizer([self.TEXT] * 9, 400)
+
+    def test_words_are_the_tokens_that_they_are_written_in(self, tokenizer):
+        assert self.marked(tokenizer, "colour", "star") == ["colour", "star"]
+
+    def test_a_word_of_several_tokens_has_all_of_them(self):
+        letters = train_tokenizer(["what is the"] * 9, 290)
+        assert self.marked(letters, "star") == ["s", "t", "a", "r"]
+
+    def test_special_tokens_and_neighbours_carry_nothing(self, tokenizer):
+        found = evidence_tokens(self.asked("what"), tokenizer).tolist()
+        assert found == [False, True] + [False] * (len(found) - 2)
+        assert not evidence_tokens(self.asked(), tokenizer).any()
+
+    def test_a_tokenizer_that_was_saved_says_the_same(self, tokenizer, tmp_path):
+        tokenizer.save_pretrained(tmp_path)
+        again = AutoTokenizer.from_pretrained(tmp_path)
+        one = self.asked("small", "star")
+        assert torch.equal(evidence_tokens(one, again), evidence_tokens(one, tokenizer))
+
+
+class TestRecall:
+    SCORES = torch.tensor([9.0, 0.1, 0.5, 0.3, 0.2, 8.0])
+    CONTENT = torch.tensor([False, True, True, True, True, False])
+
+    def recall(self, *places):
+        wanted = torch.zeros(6, dtype=torch.bool)
+        wanted[list(places)] = True
+        return word_recall(self.SCORES, self.CONTENT, wanted)
+
+    def test_by_hand(self):
+        assert self.recall(2) == 1.0
+        assert self.recall(3) == 0.0
+        assert self.recall(2, 3) == 1.0
+        assert self.recall(2, 4) == 0.5
+        assert self.recall(1, 2, 4) == pytest.approx(2 / 3)
+        assert self.recall(1, 2, 3, 4) == 1.0
+
+    def test_tokens_that_are_no_content_neither_count_nor_win(self):
+        assert self.recall(0, 2) == 1.0
+        assert self.recall(0, 5, 3) == 0.0
+        assert math.isnan(self.recall())
+        assert math.isnan(self.recall(0, 5))
+
+    def test_equal_scores_are_taken_in_reading_order(self):
+        scores = torch.tensor([9.0, 0.4, 0.3, 0.2, 0.3, 8.0])
+        wanted = torch.tensor([True, False, True, False, True, False])
+        # two content tokens carry evidence; the best two are the first and the next of 0.3
+        assert word_recall(scores, self.CONTENT, wanted) == 0.5
+        assert word_recall(-scores, self.CONTENT, wanted) == 0.5
+        assert word_recall(wanted.float(), self.CONTENT, wanted) == 1
+
+    def test_a_random_ranking_recalls_the_share(self):
+        wanted = torch.tensor([True, True, False, True, False, False])
+        values = [word_recall(one, self.CONTENT, wanted) for one in torch.rand(4000, 6)]
+        assert sum(values) / 4000 == pytest.approx(0.5, abs=0.02)

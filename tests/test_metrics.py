@@ -1,72 +1,29 @@
-"""Localisation metrics against literal loops, known maps and controls; and their benchmark."""
+"""Localisation metrics against literal loops, known maps and controls."""
 
-import importlib.util
-import json
 import math
-import sys
-from pathlib import Path
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import tiny_trials
 import torch
 from PIL import Image
+from reference.localisation import (
+    energy_by_pixel,
+    pointing_game_by_patch,
+    pointing_game_by_pixel,
+    upsampled,
+)
+from transformers import ViTImageProcessor
 
-from relmap.errors import InputError, TraceError
+import relmap
+from relmap.errors import InputError
 from relmap.metrics import METRICS
 from relmap.metrics.controls import centre_blob, random_map
 from relmap.metrics.energy import energy
 from relmap.metrics.pointing_game import pointing_game
 
 SIZES = [((3, 4), (12, 16)), ((5, 5), (23, 31)), ((7, 6), (7, 6)), ((6, 6), (4, 5))]
-
-
-def literal_upsampling(grid: list[list[float]], height: int, width: int) -> list[list[float]]:
-    """Bilinear interpolation between patch centres, pixel by pixel."""
-    rows, columns = len(grid), len(grid[0])
-
-    def at(pixel: int, pixels: int, patches: int) -> tuple[int, int, float]:
-        place = (pixel + 0.5) * patches / pixels - 0.5
-        place = min(max(place, 0.0), patches - 1.0)
-        low = min(int(place), patches - 1)
-        return low, min(low + 1, patches - 1), place - low
-
-    image = []
-    for y in range(height):
-        top, bottom, down = at(y, height, rows)
-        line = []
-        for x in range(width):
-            left, right, across = at(x, width, columns)
-            upper = grid[top][left] * (1 - across) + grid[top][right] * across
-            lower = grid[bottom][left] * (1 - across) + grid[bottom][right] * across
-            line.append(upper * (1 - down) + lower * down)
-        image.append(line)
-    return image
-
-
-def literal_pointing_game(image, mask, tolerance: float) -> float:
-    """For a map that has already the size of the mask."""
-    best, peak = -math.inf, (0, 0)
-    for y, line in enumerate(image):
-        for x, value in enumerate(line):
-            if value > best:
-                best, peak = value, (y, x)
-    for y, line in enumerate(mask):
-        for x, inside in enumerate(line):
-            if inside and math.dist((y, x), peak) <= tolerance:
-                return 1.0
-    return 0.0
-
-
-def literal_energy(grid, mask) -> float:
-    clamped = [[max(value, 0.0) for value in line] for line in grid]
-    image = literal_upsampling(clamped, len(mask), len(mask[0]))
-    inside = total = 0.0
-    for line, truth in zip(image, mask, strict=True):
-        for value, is_inside in zip(line, truth, strict=True):
-            total += value
-            inside += value if is_inside else 0.0
-    return inside / total if total > 0 else 0.0
 
 
 def random_masks(batch: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -85,12 +42,12 @@ def test_metrics_equal_literal_loops(grid, size):
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(12, *grid, generator=generator, dtype=torch.float64)
     masks = random_masks(12, *size)
-    expected = [literal_energy(s, m) for s, m in zip(scores.tolist(), masks.tolist(), strict=True)]
+    expected = [energy_by_pixel(s, m) for s, m in zip(scores.tolist(), masks.tolist(), strict=True)]
     torch.testing.assert_close(energy(scores, masks), torch.tensor(expected, dtype=torch.float64))
-    large = [literal_upsampling(grid, *size) for grid in scores.tolist()]
+    large = [upsampled(grid, *size) for grid in scores.tolist()]
     for tolerance in (0.0, 1.0, 2.5, 15.0):
         pairs = zip(large, masks.tolist(), strict=True)
-        hits = [literal_pointing_game(image, inside, tolerance) for image, inside in pairs]
+        hits = [pointing_game_by_pixel(image, inside, tolerance) for image, inside in pairs]
         found = pointing_game(scores, masks, tolerance=tolerance, peak="pixel")
         assert found.tolist() == hits
     assert pointing_game(scores, masks, tolerance=1000).tolist() == [1.0] * 12
@@ -243,106 +200,47 @@ def test_controls_are_what_they_say():
         centre_blob(1, 3, 3, spread=0.0)
 
 
-@pytest.fixture(scope="module")
-def script():
-    path = Path(__file__).parents[1] / "benchmarks" / "localisation.py"
-    if not path.exists():
-        pytest.skip("the benchmarks folder is not beside the tests")
-    spec = importlib.util.spec_from_file_location("localisation", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["localisation"] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["localisation"]
+class Cropping(ViTImageProcessor):
+    """Shows the model the upper left part of a picture."""
+
+    def preprocess(self, images, **options):
+        box = (0, 0, tiny_trials.SIZE, tiny_trials.SIZE)
+        return super().preprocess([image.crop(box) for image in images], **options)
 
 
 @pytest.fixture
-def folder(tmp_path):
-    """Five pictures with a red rectangle on black, and the rectangle as mask."""
-    entries = []
-    for number, mask in enumerate(random_masks(5, 60, 80, seed=4)):
-        inside = mask.numpy()[:, :, None].astype("uint8")
-        Image.fromarray(inside * np.array([255, 0, 0], "uint8")).save(tmp_path / f"{number}.png")
-        Image.fromarray(inside[:, :, 0] * 255).save(tmp_path / f"{number}m.png")
-        entries.append({"image": f"{number}.png", "mask": f"{number}m.png"})
-    (tmp_path / "manifest.json").write_text(json.dumps(entries))
-    return tmp_path
+def cropping():
+    """A model that sees the upper left part, and pictures whose red object may lie beside it."""
+    processor = Cropping(size={"height": tiny_trials.SIZE, "width": tiny_trials.SIZE})
 
+    def prepare(image):
+        return {"pixel_values": processor(image, return_tensors="pt")["pixel_values"].double()}
 
-class FakeProcessor:
-    """Takes the upper left quarter, and doubles what it is given unless told not to rescale."""
-
-    def preprocess(self, images, **options):
-        if options.get("resample") != Image.Resampling.NEAREST or options["do_rescale"]:
-            raise AssertionError("a mask is to be sampled without mixing and rescaling")
-        arrays = [np.asarray(image.crop((0, 0, 40, 30))).copy() for image in images]
-        return {"pixel_values": torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)}
-
-    __call__ = preprocess
-
-
-def fake_explain(model, *, image, method, sign=1):
-    if method == "refused":
-        raise TraceError("no attention was seen")
-    red = [np.asarray(picture.crop((0, 0, 40, 30)))[:, :, 0] / 255.0 for picture in image]
-    maps = torch.from_numpy(np.stack(red)).float()
-    ramp = torch.linspace(1.0, 1.1, 30 * 40).reshape(30, 40)
-    maps = maps * ramp if sign > 0 else (1 - maps) * ramp
-    return SimpleNamespace(image=SimpleNamespace(scores=maps))
-
-
-def test_the_benchmark_scores_every_run_beside_the_controls(script, folder):
-    from relmap.data import DATA
-
-    samples = DATA.get("segmentation-folder").function(folder)
-    masks = [sample.open_mask()[:30, :40] for sample in samples]
-    visible = [mask for mask in masks if mask.any()]
-    runs = [script.Run("right"), script.Run("right", {"sign": -1}), script.Run("refused")]
-    model = SimpleNamespace(processor=FakeProcessor())
-    results = script.measure(samples, runs, model=model, explain=fake_explain, batch_size=2)
-    assert list(results) == ["random control", "centre blob", "right", "right:sign=-1", "refused"]
-    assert results["right"].pointing == [1.0] * len(visible)
-    assert results["right"].energy == pytest.approx([1.0] * len(visible))
-    assert results["right:sign=-1"].energy == pytest.approx([0.0] * len(visible))
-    areas = np.mean([mask.float().mean() for mask in visible])
-    assert np.mean(results["random control"].energy) == pytest.approx(areas, abs=0.03)
-    assert len(results["centre blob"].pointing) == len(visible)
-    text = script.table(results)
-    assert "| right | 1.000 [1.000, 1.000] | 1.000 [1.000, 1.000] |" in text
-    assert "| refused | no attention was seen | | 0 | |" in text
-
-
-def test_the_interval_holds_the_mean_and_narrows_with_more_values(script):
-    values = torch.randn(400, generator=torch.Generator().manual_seed(0)).tolist()
-    low, high = script.interval(values)
-    assert low < np.mean(values) < high
-    assert high - low == pytest.approx(2 * 1.96 * np.std(values) / math.sqrt(400), rel=0.1)
-    few_low, few_high = script.interval(values[:25])
-    assert few_high - few_low > high - low
-
-
-def test_variants_are_read_from_the_command_line(script):
-    run = script.parse_variant("GenAtt:start_layer=1")
-    assert (run.method, run.options, run.name) == (
-        "genatt",
-        {"start_layer": 1},
-        "genatt:start_layer=1",
-    )
-    assert script.parse_variant("genatt") == script.Run("genatt")
-    with pytest.raises(InputError, match="no option of genatt"):
-        script.parse_variant("genatt:nonsense=1")
-
-
-def test_the_command_line_writes_the_table(script, folder, monkeypatch, capsys):
-    model = SimpleNamespace(processor=FakeProcessor())
-    monkeypatch.setattr(script.relmap, "load", lambda name: model, raising=False)
-    monkeypatch.setattr(script.relmap, "explain", fake_explain, raising=False)
-    output = folder / "table.md"
-    script.main(["a-model", str(folder), "--method", "genatt", "--output", str(output)])
-    printed = capsys.readouterr().out
-    assert output.read_text() == printed
-    assert [line.split(" | ")[0] for line in printed.splitlines()][2:] == [
-        "| centre blob",
-        "| random control",
-        "| genatt",
+    model = replace(tiny_trials.vit(), prepare=prepare, processor=processor)
+    masks = torch.zeros(4, 24, 30, dtype=torch.bool)
+    for mask, (top, left) in zip(masks, [(0, 0), (3, 5), (14, 2), (7, 8)], strict=True):
+        mask[top : top + 6, left : left + 4] = True
+    pixels = [mask[:, :, None].numpy() * np.array([255, 0, 0], np.uint8) for mask in masks]
+    examples = [
+        relmap.Example(str(at), image=Image.fromarray(one), mask=lambda at=at: masks[at])
+        for at, one in enumerate(pixels)
     ]
+    return model, examples, masks[:, : tiny_trials.SIZE, : tiny_trials.SIZE].tolist()
+
+
+@pytest.mark.parametrize(
+    ("metric", "literal"), [("energy", energy_by_pixel), ("pointing-game", pointing_game_by_patch)]
+)
+@pytest.mark.parametrize("method", ["genatt", "rollout", "centre-blob"])
+def test_an_evaluation_judges_what_is_in_view(cropping, method, metric, literal):
+    model, examples, masks = cropping
+    found = tiny_trials.measured(model, examples, method, metric)[metric][None]
+    assert found[2] is None, "its object is out of view"
+    if method == "centre-blob":  # three patches a side, and a spread of a quarter
+        blob = [[math.exp(-8 / 9 * (y * y + x * x)) for x in (-1, 0, 1)] for y in (-1, 0, 1)]
+        maps = [blob] * 4
+    else:
+        pictures = [example.image for example in examples]
+        maps = relmap.explain(model, image=pictures, method=method).image.scores.tolist()
+    for at in (0, 1, 3):
+        assert found[at] == pytest.approx(literal(maps[at], masks[at]), rel=1e-5)

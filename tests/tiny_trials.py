@@ -4,8 +4,7 @@ import torch
 from transformers import ViTConfig, ViTForImageClassification
 
 import relmap
-from relmap.evaluation import Settings
-from relmap.evaluation.judging import judge
+from relmap.evaluation import Settings, judging
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.specification import read_method, read_metric
 from relmap.models import Model
@@ -44,9 +43,17 @@ def pictures(count, label=None, seed=1):
 def measured(model, examples, method, metric, **settings):
     """Quantity -> step -> values of the examples, from one batch."""
     plan = Plan((read_method(method),), (read_metric(metric),), Settings(**settings))
-    rows = judge(model, list(enumerate(examples)), plan)
+    rows = judging.judge(model, list(enumerate(examples)), plan)
     assert not [row.error for row in rows if row.error], rows
     found = {}
     for row in rows:
         found.setdefault(row.quantity, {}).setdefault(row.step, []).append(row.value)
     return found
+
+
+def trial_of(model, examples, method="genatt"):
+    """What a metric gets of one batch."""
+    plan = Plan((read_method(method),), (), Settings())
+    (batch,) = judging._ready(model, list(enumerate(examples)), [])
+    explained = judging._explained(model, batch, plan.methods[0], plan)
+    return judging._trial(model, batch, plan.methods[0], plan, explained)
