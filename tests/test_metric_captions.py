@@ -113,6 +113,28 @@ def test_weightings_are_those_of_explain_caption(model, examples, tmp_path):
         trial.again.caption(0, "cider", "", LONGEST)
 
 
+def test_every_weighting_is_served_by_one_explanation(model, examples):
+    wanted = {
+        weighting: trial_of(model, examples, "rollout").again.caption(1, weighting, "", LONGEST)
+        for weighting in ("equal", "rouge-l", "bleu-4")
+    }
+    trial = trial_of(model, examples, "rollout")
+    passes = []
+    handle = model.network.register_forward_pre_hook(lambda module, inputs: passes.append(1))
+    try:
+        first = trial.again.caption(1, "equal", "", LONGEST)
+        explained = len(passes)
+        more = [trial.again.caption(1, name, "", LONGEST) for name in ("rouge-l", "bleu-4")]
+        assert len(passes) == explained > 0
+        trial.again.caption(1, "equal", "", LONGEST - 1)
+        trial.again.caption(0, "equal", "", LONGEST)
+    finally:
+        handle.remove()
+    assert len(passes) > 2 * explained, "another length or picture is another caption"
+    for found, known in zip([first, *more], wanted.values(), strict=True):
+        assert torch.equal(found.image.scores, known.image.scores)
+
+
 def test_hiding_what_is_shown_hurts_most(model, examples):
     """The direction by meaning: a map of the objects against the same turned round."""
     trial = trial_of(model, examples, "rollout")

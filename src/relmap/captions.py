@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,13 @@ from relmap.scoring import find_score
 from relmap.scoring.captions import tokenise
 from relmap.targets import Target
 
-__all__ = ["CaptionExplanation", "caption_score", "explain_caption"]
+__all__ = [
+    "CaptionExplanation",
+    "CaptionWords",
+    "caption_score",
+    "caption_words",
+    "explain_caption",
+]
 
 Score = Callable[[str, Sequence[str]], float]
 """(candidate, references) -> how good a caption is; higher is better."""
@@ -171,21 +178,76 @@ def explain_caption(
         >>> found.words.scores["input_ids"].shape, found.whole.scores["input_ids"].shape
         (torch.Size([3, 5]), torch.Size([1, 5]))
     """
+    explained = caption_words(
+        model, caption=caption, method=method, words=words, max_new_tokens=max_new_tokens, **inputs
+    )
+    return explained.weighed(weighting, references)
+
+
+@dataclass(frozen=True, eq=False)
+class CaptionWords:
+    """A caption whose words are explained once, however many ways they are weighed in.
+
+    Attributes:
+        asked: The model and the method, with the arguments before the caption.
+        written: The caption among the arguments.
+        chosen: Which of its words are explained.
+    """
+
+    asked: Request
+    written: Continuation
+    chosen: tuple[int, ...]
+
+    @cached_property
+    def words(self) -> Attribution:
+        """One attribution for every word, as the examples of one; computed when first asked for.
+
+        Raises:
+            TraceError: the network cannot be explained exactly, or sees later words.
+        """
+        asked = replace(self.asked, arguments=self.written.arguments)
+        scores: dict[int, Tensor] = {}
+        found = explain_each(asked, [_target(self.written, at, scores) for at in self.chosen])
+        check_causal(asked, self.written, scores)
+        return _side_by_side(asked, found, scores)
+
+    def weighed(
+        self, weighting: str | Score = "equal", references: str | Sequence[str] = ()
+    ) -> CaptionExplanation:
+        """The explanation with the words weighed as `explain_caption` says.
+
+        Raises:
+            InputError: there is no reference to score against, or the score is no number.
+            TraceError: the network cannot be explained exactly, or sees later words.
+        """
+        # weights come first: a weighting that cannot be used is refused before the costly part
+        drops = _drops(self.asked, self.written, weighting, references)[list(self.chosen)]
+        return CaptionExplanation(
+            caption=whole_text(self.asked, self.written.ids),
+            words=self.words,
+            weights=_normalised(drops),
+            drops=drops,
+        )
+
+
+def caption_words(
+    model: Any,
+    *,
+    caption: str | Sequence[int] | Tensor | None = None,
+    method: str = "wra",
+    words: Sequence[str | int] | None = None,
+    max_new_tokens: int = 40,
+    **inputs: Any,
+) -> CaptionWords:
+    """The words of one caption, to be weighed in several ways; arguments as of `explain_caption`.
+
+    Raises:
+        InputError: there is more than one example, or no word.
+    """
     backward = inputs.pop("backward", None)
     asked = read_request(model, method, inputs, backward)
     written = continued(asked, caption, max_new_tokens)
-    chosen = _chosen(written, words)
-    drops = _drops(asked, written, weighting, references)[chosen]
-    asked = replace(asked, arguments=written.arguments)
-    scores: dict[int, Tensor] = {}
-    found = explain_each(asked, [_target(written, index, scores) for index in chosen])
-    check_causal(asked, written, scores)
-    return CaptionExplanation(
-        caption=whole_text(asked, written.ids),
-        words=_side_by_side(asked, found, scores),
-        weights=_normalised(drops),
-        drops=drops,
-    )
+    return CaptionWords(asked, written, tuple(_chosen(written, words)))
 
 
 def _chosen(written: Continuation, words: Sequence[str | int] | None) -> list[int]:

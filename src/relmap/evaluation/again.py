@@ -20,7 +20,7 @@ from torch import Tensor
 
 from relmap.arguments import text_limit
 from relmap.attribution import Attribution
-from relmap.captions import caption_score, explain_caption
+from relmap.captions import CaptionWords, caption_score, caption_words
 from relmap.data import read_json
 from relmap.data.geometry import masks_as_seen
 from relmap.errors import InputError
@@ -56,6 +56,7 @@ class Asker:
     attribution: Attribution
     prepared: Callable[[int], dict[str, Any]]
     _pictures: dict[tuple[str, int], Tensor] = field(default_factory=dict)
+    _captions: dict[tuple[int, int], CaptionWords] = field(default_factory=dict)
 
     def arguments(self, example: int) -> dict[str, Any]:
         """The forward's arguments of one example."""
@@ -90,17 +91,22 @@ class Asker:
         """The attribution of the whole caption, its words weighed equally or by a score."""
         if self.method.name == CENTRE:
             return self.attribution[example]
-        one = self.examples[example]
-        options = dict(self.method.options)
-        whole = self.model.processor is not None or self.model.tokenizer is not None
-        given = one.inputs() if whole else self.prepared(example)
         score: Any = weighting
         if documents:
             score = caption_score(weighting, documents=_documents(documents))
-        return explain_caption(
-            self.model, method=self.method.name, weighting=score, references=one.captions,
-            max_new_tokens=most, **given, **options,
-        ).whole  # fmt: skip
+        explained = self._caption_words(example, most)
+        return explained.weighed(score, self.examples[example].captions).whole
+
+    def _caption_words(self, example: int, most: int) -> CaptionWords:
+        """The caption that is written of an example; its words serve every weighting."""
+        if (example, most) not in self._captions:
+            whole = self.model.processor is not None or self.model.tokenizer is not None
+            given = self.examples[example].inputs() if whole else self.prepared(example)
+            options = dict(self.method.options)
+            self._captions[example, most] = caption_words(
+                self.model, method=self.method.name, max_new_tokens=most, **given, **options
+            )
+        return self._captions[example, most]
 
     def write(self, arguments: Mapping[str, Any], example: int, most: int) -> list[str]:
         """What the model writes, the likeliest token each time, of rows that differ in a picture.
