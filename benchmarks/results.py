@@ -43,6 +43,12 @@ ABLATIONS = {
     "wra": ("weights=equal", "granularity=token", "clamp=sum", "gradient=branch"),
     "rollout": ("normalize=False",),
 }  # fmt: skip
+# Gradient methods by another way back, at the price of a gradient.
+CHANGED_GRADIENTS = (
+    "genatt:backward=libra", "genatt:backward=reslrp", "fullgrad-plus:backward=libra",
+    "tokentm:backward=libra", "attgrad:backward=libra", "input-x-gradient:backward=attnlrp",
+    "wra:backward=reslrp",
+)  # fmt: skip
 # Rules for two streams that read each other, which a plain stack does not have.
 MULTIMODAL = {
     "genatt": ("normalize=False", "self_in_rule_10=False", "aggregate=False"),
@@ -109,6 +115,13 @@ def measurements(data: Path) -> dict[str, Measurement]:
         ),
         "deit-chefer": Measurement(deit, images, fast_methods(), two[:1], all_of_them),
         "deit-wra": Measurement(deit, images, fast_methods(), two[1:], all_of_them),
+        "deit-segmentation-backwards": Measurement(
+            deit, masks, CHANGED_GRADIENTS, localisation, Settings(batch_size=10)
+        ),
+        "deit-chefer-backwards": Measurement(
+            deit, images, CHANGED_GRADIENTS, two[:1], all_of_them
+        ),
+        "deit-wra-backwards": Measurement(deit, images, CHANGED_GRADIENTS, two[1:], all_of_them),
         "deit-products": Measurement(deit, images, products(), two[1:], fifty),
         "deit-costly": Measurement(
             deit, images, ("random", "genatt", *sorted(COSTLY - {"attention-flow"})), two[1:], fifty
@@ -117,6 +130,13 @@ def measurements(data: Path) -> dict[str, Measurement]:
         **{
             f"scenes-ablations-{mapper}": Measurement(
                 f"demo:{mapper}-vqa", questions, ablations(MULTIMODAL), on_both,
+                Settings(batch_size=50, limit=300),
+            )
+            for mapper in ("a", "b")
+        },
+        **{
+            f"scenes-backwards-{mapper}": Measurement(
+                f"demo:{mapper}-vqa", questions, CHANGED_GRADIENTS, ("evidence", *on_both),
                 Settings(batch_size=50, limit=300),
             )
             for mapper in ("a", "b")

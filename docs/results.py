@@ -4,8 +4,9 @@
 
 OUTPUT is what `python benchmarks/results.py` and `python benchmarks/figures/*.py` wrote. Between
 `<!-- table: FOLDER METRIC -->` and `<!-- /table -->` stands that folder's table of that metric, or
-of the quantities named after it (f1,iou); a folder that is not in OUTPUT leaves its table as it
-is. The text between the tables is written by hand, and has to be read again when they change.
+of the quantities named after it (f1,iou). Several folders (ONE+OTHER) of the same model, data and
+settings make one table; what is not in OUTPUT stays as it is. The text between the tables is
+written by hand, and has to be read again when they change.
 """
 
 import argparse
@@ -38,15 +39,22 @@ def _read(value: str, is_text: bool) -> object:
     return int(value) if value.isdigit() else float(value)
 
 
-def table(folder: Path, metric: str, quantities: str | None) -> str:
-    """One metric's table, and over it what it was measured with."""
+def table(folders: list[Path], metric: str, quantities: str | None) -> str:
+    """One metric's table, and over it what it was measured with.
+
+    Raises:
+        ValueError: The folders do not belong together.
+    """
     wanted = quantities.split(",") if quantities else None
     cells = [
-        cell for cell in cells_of(folder)
+        cell for folder in folders for cell in cells_of(folder)
         if cell.metric == metric and (wanted is None or cell.quantity in wanted)
     ]  # fmt: skip
-    lines = to_markdown(cells).splitlines()
-    record = json.loads((folder / "protocol.json").read_text(encoding="utf-8"))
+    records = [json.loads((one / "protocol.json").read_text(encoding="utf-8")) for one in folders]
+    for part in ("model", "data", "settings"):
+        if any(one[part] != records[0][part] for one in records):
+            raise ValueError(f"{' and '.join(map(str, folders))} differ in their {part}")
+    lines, record = to_markdown(cells).splitlines(), records[0]
     about = f"`{record['model']['class']}`, `{metric}`, {record['settings']['target']} class"
     return "\n".join([about, "", *lines[2:]]).strip() + "\n"
 
@@ -58,10 +66,11 @@ def main() -> None:
     output = parser.parse_args().output
 
     def fill(found: re.Match[str]) -> str:
-        begin, name, metric, quantities, end = found.groups()
-        if not (output / name / "table.csv").is_file():
+        begin, names, metric, quantities, end = found.groups()
+        folders = [output / name for name in names.split("+")]
+        if not all((folder / "table.csv").is_file() for folder in folders):
             return found[0]
-        return f"{begin}\n{table(output / name, metric, quantities)}\n{end}"
+        return f"{begin}\n{table(folders, metric, quantities)}\n{end}"
 
     PAGE.write_text(MARK.sub(fill, PAGE.read_text(encoding="utf-8")), encoding="utf-8")
 
