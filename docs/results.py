@@ -46,10 +46,11 @@ def table(folders: list[Path], metric: str, quantities: str | None) -> str:
         ValueError: The folders do not belong together.
     """
     wanted = quantities.split(",") if quantities else None
-    cells = [
-        cell for folder in folders for cell in cells_of(folder)
+    found = {
+        (cell.method, cell.quantity): cell for folder in folders for cell in cells_of(folder)
         if cell.metric == metric and (wanted is None or cell.quantity in wanted)
-    ]  # fmt: skip
+    }  # fmt: skip
+    cells = list(found.values())  # a method that several folders hold is the same in all
     records = [json.loads((one / "protocol.json").read_text(encoding="utf-8")) for one in folders]
     for part in ("model", "data", "settings"):
         if any(one[part] != records[0][part] for one in records):

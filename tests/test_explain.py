@@ -10,6 +10,10 @@ from typer.testing import CliRunner
 
 import relmap
 from relmap import cli
+from relmap.errors import InputError, TraceError
+from relmap.explain import DEFAULT_BACKWARD
+
+SMALL = torch.linspace(-1, 1, 48).view(2, 3, 8) ** 3
 
 
 @pytest.fixture
@@ -123,3 +127,44 @@ def test_half_precision_is_accumulated_in_single():
     rough = relmap.explain(network.bfloat16(), src=tokens, target=lambda out: out[:, 0, 0])
     assert rough.scores["src"].dtype == torch.float32
     assert torch.allclose(exact.scores["src"], rough.scores["src"], atol=0.05)
+
+
+class Waves(torch.nn.Module):
+    """A network that the default backward does not go through: it has no rule for a sine."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.layer = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+    def forward(self, x):
+        return torch.sin(self.layer(x))
+
+
+def first(output):
+    return output[:, 0, 1]
+
+
+def test_nothing_named_is_the_default_method_with_the_default_backward():
+    network, x = torch.nn.TransformerEncoderLayer(8, 2, 8, batch_first=True).eval(), SMALL
+    found = relmap.explain(network, src=x, target=first)
+    how = {"method": relmap.DEFAULT_METHOD, "backward": DEFAULT_BACKWARD}
+    same = relmap.explain(network, src=x, target=first, **how)
+    assert torch.equal(found.scores["src"], same.scores["src"])
+    assert found.meta["backward"] == DEFAULT_BACKWARD
+    named = relmap.explain(network, src=x, target=first, method=relmap.DEFAULT_METHOD)
+    assert named.meta["backward"] == "gradient", "a method by its name is the published one"
+    assert not torch.allclose(found.scores["src"], named.scores["src"])
+    with pytest.raises(InputError, match="start_layer=1 does not exist"):  # its options reach it
+        relmap.explain(network, src=x, target=first, start_layer=1)
+
+
+def test_a_network_without_rules_is_explained_by_the_plain_gradient_and_told():
+    network = Waves().eval()
+    with pytest.warns(UserWarning, match="no rule for 'sin'"):
+        found = relmap.explain(network, x=SMALL, target=first)
+    plain = relmap.explain(network, x=SMALL, target=first, method=relmap.DEFAULT_METHOD)
+    assert torch.equal(found.scores["x"], plain.scores["x"])
+    assert found.meta["backward"] == "gradient"
+    with pytest.raises(TraceError, match="sin"):  # what was asked for is not replaced
+        relmap.explain(network, x=SMALL, target=first, backward=DEFAULT_BACKWARD)

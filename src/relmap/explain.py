@@ -7,6 +7,7 @@ file only puts the parts in their order.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor
 from relmap.algebra import wide
 from relmap.attribution import Attribution
 from relmap.backwards import Backward
+from relmap.errors import TraceError
 from relmap.propagate import RecordedPass
 from relmap.reporting import provenance
 from relmap.request import Followed, Request, following, read_request
@@ -25,12 +27,15 @@ from relmap.targets import Resolved
 DEFAULT_METHOD = "genatt"
 """The method that `explain` uses if none is named."""
 
+DEFAULT_BACKWARD = "libra"
+"""Its backward then, at the price of the plain gradient: in docs/results.md truer or as true."""
+
 
 def explain(
     model: Any,
     *,
     target: Any = None,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     backward: str | Backward | None = None,
     **inputs: Any,
 ) -> Attribution:
@@ -39,10 +44,12 @@ def explain(
     `model` is a torch module, a transformers pipeline, or what `relmap.load` returns. `inputs` are
     the forward's own arguments (a processor's dict works), or `image=`, `text=`, `audio=`; options
     of the method go beside them (`start_layer=1`). `backward` says what operations pass back, by
-    name or as `relmap.backwards.deep_taylor()`; None is the method's own. `target` says what is
-    explained: nothing (the model's own choice), a class, a label, a list with one for each example,
-    a registered target, or a function from the output to a tensor (batch,). The model is left as it
-    was.
+    name or as `relmap.backwards.deep_taylor()`; None is the method's own. Without either, `genatt`
+    is computed with `libra`; a network with an operation that `libra` has no rule for is explained
+    with the plain gradient, and a warning says so. `method="genatt"` is the published method.
+    `target` says what is explained: nothing (the model's own choice), a class, a label, a list with
+    one for each example, a registered target, or a function from the output to a tensor (batch,).
+    The model is left as it was.
 
     Raises:
         InputError: an input, option, target or name cannot be used; the message says what can.
@@ -55,7 +62,25 @@ def explain(
         >>> relmap.explain(network, src=torch.randn(2, 5, 8), target=read).scores["src"].shape
         torch.Size([2, 5])
     """
-    (found,) = explain_each(read_request(model, method, inputs, backward), [target])
+    if method is None and backward is None:
+        return _by_default(model, target, inputs)
+    asked = read_request(model, method or DEFAULT_METHOD, inputs, backward)
+    (found,) = explain_each(asked, [target])
+    return found
+
+
+def _by_default(model: Any, target: Any, inputs: Mapping[str, Any]) -> Attribution:
+    try:
+        asked = read_request(model, DEFAULT_METHOD, inputs, DEFAULT_BACKWARD)
+        (found,) = explain_each(asked, [target])
+    except TraceError as error:
+        (found,) = explain_each(read_request(model, DEFAULT_METHOD, inputs), [target])
+        warnings.warn(
+            f"explained by {DEFAULT_METHOD} with the plain gradient, since {DEFAULT_BACKWARD} does "
+            f"not go through this network ({error}); method={DEFAULT_METHOD!r} says that you want "
+            "it so",
+            stacklevel=3,
+        )
     return found
 
 
