@@ -14,6 +14,7 @@ import csv
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 from relmap.evaluation.tables import Cell, to_markdown
 
@@ -52,12 +53,18 @@ def table(folders: list[Path], metric: str, quantities: str | None) -> str:
     }  # fmt: skip
     cells = list(found.values())  # a method that several folders hold is the same in all
     records = [json.loads((one / "protocol.json").read_text(encoding="utf-8")) for one in folders]
-    for part in ("model", "data", "settings"):
-        if any(one[part] != records[0][part] for one in records):
-            raise ValueError(f"{' and '.join(map(str, folders))} differ in their {part}")
+    if any(_conditions(one) != _conditions(records[0]) for one in records):
+        raise ValueError(f"{' and '.join(map(str, folders))} are not of one model, data, settings")
     lines, record = to_markdown(cells).splitlines(), records[0]
     about = f"`{record['model']['class']}`, `{metric}`, {record['settings']['target']} class"
     return "\n".join([about, "", *lines[2:]]).strip() + "\n"
+
+
+def _conditions(record: dict[str, Any]) -> tuple[Any, ...]:
+    """What numbers of one table have in common: all but what only differences and memory feel."""
+    settings = {**record["settings"], "reference": "", "batch_size": 0}
+    model = {**record["model"], "name": Path(record["model"]["name"]).name}
+    return model, record["data"], settings
 
 
 def main() -> None:

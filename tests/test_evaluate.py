@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -212,6 +213,8 @@ def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     assert method["options"]["start_layer"] == 0
     assert record["metrics"][0]["options"]["preset"] == "wra-image"
     assert record["versions"]["torch"] == torch.__version__
+    assert record["model"]["name"] == Path(model).name
+    assert str(tmp_path) not in json.dumps(record)
     assert record["data"]["examples"] == 3
     before = record["data"]["fingerprint"]
     tiny_folders.make_image(9, (40, 48)).save(data / "images" / "001.png")

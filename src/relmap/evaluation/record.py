@@ -40,7 +40,8 @@ def record_of(model: Model, data: Mapping[str, Any], plan: Plan) -> dict[str, An
             name: _version(name) for name in ("relmap", "torch", "transformers", "numpy", "scipy")
         },
         "model": {
-            "name": model.name,
+            # where a folder lies says nothing about the numbers; its weights have a fingerprint
+            "name": Path(model.name).name if Path(model.name).exists() else model.name,
             "class": type(network).__name__,
             "weights": weights_of(network),
             "dtype": str(parameter.dtype).removeprefix("torch."),
