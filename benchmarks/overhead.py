@@ -2,7 +2,8 @@
 
     python benchmarks/overhead.py --model vit-base --rounds 7
     python benchmarks/overhead.py --model swin-tiny --profile
-    python benchmarks/overhead.py --model vit-base --method transformer-attribution genatt tokentm
+    python benchmarks/overhead.py --model vit-base --method transformer-attribution tokentm
+    python benchmarks/overhead.py --model vit-base --method genatt:backward=libra
 
 Weights are random and nothing is downloaded. All ways to run a network are timed in one process
 and in turns, so that a machine that slows down slows all of them; the table gives the median time
@@ -25,6 +26,7 @@ import torch
 from torch import Tensor, nn
 
 import relmap
+from relmap.evaluation import read_method
 from relmap.record import recording
 
 METHOD = "genatt"
@@ -73,7 +75,9 @@ def explanations(network: nn.Module, pixels: Tensor, methods: Sequence[str]) -> 
     """Explaining with every method, by name."""
 
     def way(method: str) -> Way:
-        return lambda: relmap.explain(network, pixel_values=pixels, method=method)
+        named = read_method(method)
+        options = {"method": named.name, **named.options}
+        return lambda: relmap.explain(network, pixel_values=pixels, **options)
 
     return {explain_by(method): way(method) for method in methods}
 

@@ -28,7 +28,7 @@ DEFAULT_METHOD = "genatt"
 """The method that `explain` uses if none is named."""
 
 DEFAULT_BACKWARD = "libra"
-"""Its backward then, at the price of the plain gradient: in docs/results.md truer or as true."""
+"""Its backward then, for 1.1 times the price: in docs/results.md truer or as true."""
 
 
 def explain(
