@@ -264,7 +264,9 @@ def _explain(entry: Any, implementation: str | None) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         built = entry.build(implementation)
         try:
-            result = relmap.explain(built.network, target=built.target, **built.inputs)
+            result = relmap.explain(
+                built.network, target=built.target, method="genatt", **built.inputs
+            )
         except relmap.RelmapError as error:
             return {"status": "refused", "reason": " ".join(str(error).split())}
         except Exception as error:  # a bug of ours, and a row of the table says so

@@ -70,18 +70,27 @@ def explain(
 
 
 def _by_default(model: Any, target: Any, inputs: Mapping[str, Any]) -> Attribution:
+    """The default method and backward, or without the latter where it does not fit the network."""
+
+    def found(backward: str | None) -> Attribution:
+        return explain_each(read_request(model, DEFAULT_METHOD, inputs, backward), [target])[0]
+
     try:
-        asked = read_request(model, DEFAULT_METHOD, inputs, DEFAULT_BACKWARD)
-        (found,) = explain_each(asked, [target])
+        result = found(DEFAULT_BACKWARD)
     except TraceError as error:
-        (found,) = explain_each(read_request(model, DEFAULT_METHOD, inputs), [target])
+        result = found(None)
         warnings.warn(
             f"explained by {DEFAULT_METHOD} with the plain gradient, since {DEFAULT_BACKWARD} does "
             f"not go through this network ({error}); method={DEFAULT_METHOD!r} says that you want "
             "it so",
             stacklevel=3,
         )
-    return found
+        return result
+    if result.meta["explained_attentions"] < result.meta["attentions"]:
+        # Attention that acts through the scores of another one only is hidden where softmax is
+        # taken for constant. The plain gradient sees it, and refuses such a network.
+        found(None)
+    return result
 
 
 def explain_each(asked: Request, targets: Sequence[Any]) -> list[Attribution]:
