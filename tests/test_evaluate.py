@@ -212,7 +212,7 @@ def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     assert method["backward"] == "libra"
     assert method["options"]["start_layer"] == 0
     assert record["metrics"][0]["options"]["preset"] == "wra-image"
-    assert record["versions"]["torch"] == torch.__version__
+    assert torch.__version__.startswith(record["versions"]["torch"].partition("+")[0])
     assert record["model"]["name"] == Path(model).name
     assert str(tmp_path) not in json.dumps(record)
     assert record["data"]["examples"] == 3
@@ -338,7 +338,7 @@ def test_masks_are_judged_in_the_geometry_of_the_model(model, tmp_path):
     loaded = relmap.load(str(model))
     values = []
     for sample in DATA.get("segmentation-folder").function(data.data):
-        view = relmap.explain(loaded, image=str(sample.image)).image
+        view = relmap.explain(loaded, image=str(sample.image), method="genatt").image
         seen = masks_as_seen([sample.open_mask()], loaded.processor)
         values.append(energy(view.scores, seen).item())
     assert found.value("genatt", "energy") == pytest.approx(np.mean(values), abs=1e-5)

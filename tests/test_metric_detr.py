@@ -226,8 +226,9 @@ def test_a_tiny_detector_from_pictures_to_a_table(tmp_path):
         from relmap.targets.detections import detection_query
 
         one = relmap.explain(
-            model.network, pixel_values=example.image[None], target=detection_query(query, choice)
-        )
+            model.network, pixel_values=example.image[None], method="genatt",
+            target=detection_query(query, choice),
+        )  # fmt: skip
         wanted = segment(one.image.scores[0].float(), (SIDE, SIDE))
         assert np.array_equal(decode_mask(said["segmentation"], "here"), wanted.numpy())
 

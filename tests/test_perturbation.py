@@ -90,7 +90,9 @@ def test_curves_are_those_of_a_literal_loop(preset, fill, pixels, measure):
         batch_size=2,
     )  # fmt: skip
     for at, example in enumerate(examples):
-        view = relmap.explain(model.network, pixel_values=example.image[None]).image.scores
+        view = relmap.explain(
+            model.network, pixel_values=example.image[None], method="genatt"
+        ).image.scores
         scores = view.float()
         if pixels:
             scores = nn.functional.interpolate(scores[:, None], (SIZE, SIZE), mode="bilinear")[:, 0]
@@ -270,7 +272,9 @@ def test_text_curves_are_those_of_a_literal_loop(fill):
     for at, example in enumerate(examples):
         tokens = list(map(int, example.text.split()))
         ids = torch.tensor([tokens])
-        explained = relmap.explain(model.network, input_ids=ids).scores["input_ids"][0]
+        explained = relmap.explain(model.network, input_ids=ids, method="genatt").scores[
+            "input_ids"
+        ][0]
         content = list(range(1, len(tokens) - 1))
         order = sorted(content, key=lambda token: (-float(explained[token]), token))
         clean = model.network(input_ids=ids).logits[0].softmax(0)
@@ -310,7 +314,7 @@ def test_boxes_and_words_are_taken_out_as_lxmerts_authors_do(source):
     found = measured(model, examples, "genatt", preset)
     for at, example in enumerate(examples):
         alone = {name: value[None] for name, value in example.arguments.items()}
-        explained = relmap.explain(network, **alone)
+        explained = relmap.explain(network, **alone, method="genatt")
         name = "visual_feats" if source == "image" else "input_ids"
         scores = explained.scores[name][0].double()
         content = explained.layout[name].content[0].nonzero().flatten().tolist()
