@@ -1,42 +1,32 @@
 """Perturbation tests and their kin, against literal loops and models whose truth is known."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
-from tiny_trials import PATCH, SIZE, Processor, measured, pictures, vit
-from torch import nn
-from transformers import (
-    BertConfig,
-    BertForSequenceClassification,
+from tiny_trials import (
+    PATCH,
+    SIZE,
+    Processor,
+    judged,
+    measured,
+    pictures,
+    text_model,
+    texts,
+    trial_of,
+    vit,
 )
+from torch import nn
 
 import relmap
-from relmap.evaluation import Settings, judging
+from relmap.evaluation import Settings
 from relmap.evaluation.judging import judge
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.specification import read_method, read_metric
 from relmap.metrics import METRICS
 from relmap.metrics.perturbation import PRESETS, hidden_units
-from relmap.models import Model, describe
+from relmap.models import describe
 from relmap.trial import area
-
-
-class Sum(nn.Module):
-    """A model whose truth is known: cell i adds w_i times its mean pixel to the score of class 0.
-
-    Class 1 scores nothing.
-    """
-
-    def __init__(self, worth):
-        super().__init__()
-        self.worth = torch.tensor(worth, dtype=torch.float64)
-
-    def forward(self, pixel_values):
-        cells = nn.functional.avg_pool2d(pixel_values.mean(1), PATCH).flatten(1)
-        score = (cells * self.worth).sum(dim=1)
-        return {"logits": torch.stack([score, torch.zeros_like(score)], dim=1)}
 
 
 def literal_curve(model, example, scores, steps, fill, measure, descending=True):
@@ -123,6 +113,82 @@ def test_the_published_steps_and_counts():
     )
 
 
+def test_the_published_choices():
+    chefer = tuple(round(0.1 * step, 1) for step in range(10))
+    written = {
+        "wra-image": ("image", "patch", "black", "hidden", "accuracy", 100),
+        "wra-text": ("text", "token", "remove", "hidden", "accuracy", 100),
+        "chefer-vit": ("image", "pixel", "black", "hidden", "accuracy", 100),
+        "bth": ("image", "pixel", "black", "hidden", "accuracy", 100),
+        "lxmert-image": ("features", "token", "remove", "kept", "accuracy", 100),
+        "lxmert-text": ("text", "token", "remove", "kept", "accuracy", 100),
+        "visualbert-image": ("features", "token", "remove", "kept", "accuracy", 100),
+        "visualbert-text": ("text", "token", "remove", "kept", "accuracy", 100),
+        "srg": ("image", "patch", "mean", "hidden", "logit", 1),
+        "mif": ("image", "patch", "mean", "hidden", "agreement", 100),
+        "grad-eclip": ("image", "pixel", "noise", "hidden", "accuracy", 100),
+    }
+    assert {
+        name: (one.source, one.unit, one.fill, one.count, one.measure, one.scale)
+        for name, one in PRESETS.items()
+    } == written
+    steps = {
+        "bth": chefer,
+        "mif": chefer,
+        "lxmert-image": (0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
+        "visualbert-image": (0, 0.5, 0.75, 0.95, 0.96, 0.97, 0.98, 0.99, 1),
+        "visualbert-text": (0, 0.25, 0.5, 0.75, 0.8, 0.85, 0.9, 0.95, 1),
+        "srg": tuple(round(0.01 * step, 2) for step in range(101)),
+        "grad-eclip": (0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5),
+    }
+    assert {name: PRESETS[name].steps for name in steps} == steps
+    assert [name for name, one in PRESETS.items() if one.tail] == ["bth"]
+    assert {name: one.insertion for name, one in PRESETS.items() if one.insertion} == {
+        "grad-eclip": "black"
+    }
+
+
+@pytest.mark.parametrize("measure", ["accuracy", "agreement", "probability"])
+def test_insertion_begins_with_all_hidden_and_deletion_with_all_shown(measure):
+    model, examples = vit(), pictures(3, label=1)
+    found = measured(model, examples, "genatt", f"perturbation:preset=grad-eclip,measure={measure}")
+    assert set(found) == {"deletion", "deletion-curve", "insertion", "insertion-curve"}
+    trial = trial_of(model, examples)
+    units, steps = trial.units("image", "pixel"), PRESETS["grad-eclip"].steps
+    nothing = torch.zeros(3, SIZE * SIZE, dtype=torch.bool)
+    fills = {
+        name: trial.subject.perturbed(units.source, units.layout, nothing, fill, range(3))
+        for name, fill in (("deletion", "noise"), ("insertion", "black"))
+    }
+    for at, example in enumerate(examples):
+        chosen = int(model.network(example.image[None]).logits[0].argmax())
+        order = sorted(range(SIZE * SIZE), key=lambda one: (-float(units.scores[at, one]), one))
+        for name, filled in fills.items():
+            wanted = []
+            for step in steps:
+                first = order[: math.floor(SIZE * SIZE * step + 1e-9)]
+                fill, whole = filled["pixel_values"][at].flatten(1), example.image.flatten(1)
+                under, over = (whole, fill) if name == "deletion" else (fill, whole)
+                changed = under.clone()
+                changed[:, first] = over[:, first]
+                said = model.network(changed.view(1, 3, SIZE, SIZE)).logits[0]
+                wanted.append({
+                    "accuracy": float(said.argmax() == 1),
+                    "agreement": float(said.argmax() == chosen),
+                    "probability": said.softmax(0)[chosen].item(),
+                }[measure])  # fmt: skip
+            curve = [found[f"{name}-curve"][step][at] for step in steps]
+            assert curve == pytest.approx(wanted, abs=1e-9)
+            assert found[name][None][at] == pytest.approx(100 * literal_area(steps, wanted))
+
+
+def test_the_area_between_both_orders_is_the_least_first_less_the_most_first():
+    found = measured(vit(), pictures(2), "genatt", "perturbation:preset=mif")
+    for at in range(2):
+        between = found["lif"][None][at] - found["mif"][None][at]
+        assert found["srg"][None][at] == pytest.approx(between, abs=1e-9)
+
+
 def test_areas_by_hand():
     # y = 1, 1, 0 over 0, .5, 1: half of it whole, half of it a triangle
     assert area((0.0, 0.5, 1.0), torch.tensor([[1.0, 1.0, 0.0]])).item() == 0.75
@@ -140,27 +206,6 @@ def test_the_variant_with_a_tail_is_larger_by_a_twentieth_of_the_last_point():
         last = plain["positive-curve"][0.9][at]
         difference = tail["positive"][None][at] - plain["positive"][None][at]
         assert difference == pytest.approx(0.05 * last * 100, abs=1e-9)
-
-
-def judged(worth, scores, metric):
-    """What a metric says of given maps of the model of known worth, on white pictures."""
-    examples = [
-        relmap.Example(str(at), image=torch.ones(3, SIZE, SIZE, dtype=torch.float64), label=0)
-        for at in range(len(scores))
-    ]
-    plan = Plan((read_method("random"),), (read_metric(metric),), Settings())
-    model = vit()  # lends its layout: nine patches and a read-out token
-    (batch,) = judging._ready(model, list(enumerate(examples)), [])
-    lent = judging._explained(model, batch, plan.methods[0], plan)
-    (name,) = lent.scores
-    new = lent.scores[name].double().clone()
-    new[:, lent.layout[name].patches] = scores
-    trial = judging._trial(model, batch, plan.methods[0], plan, replace(lent, scores={name: new}))
-    network = Sum(worth)
-    said = network(trial.subject.arguments["pixel_values"])["logits"]
-    subject = replace(trial.subject, network=network, explained=said.argmax(1), known={})
-    asked = read_metric(metric)
-    return METRICS.get(asked.name).function(replace(trial, subject=subject), **asked.options)
 
 
 @pytest.mark.parametrize(
@@ -195,78 +240,9 @@ def test_the_exact_map_scores_best_in_the_declared_direction(metric):
     assert checked
 
 
-def test_saco_by_hand():
-    coefficient = pytest.importorskip("relmap.metrics.saco").coefficient
-    salience = torch.tensor([[5.0, 3.0, 1.0]], dtype=torch.float64)
-    # pairs: (5,3) agree +2, (5,1) disagree -4, (3,1) disagree -2
-    effects = torch.tensor([[0.3, 0.2, 0.4]], dtype=torch.float64)
-    assert coefficient(salience, effects).item() == pytest.approx((2 - 4 - 2) / 8)
-    assert coefficient(salience, torch.tensor([[0.4, 0.3, 0.2]]).double()).item() == 1
-    assert coefficient(torch.ones(1, 3), effects.float()).item() == 0
-
-
-def test_a_violation_is_a_sign_that_removal_contradicts():
-    worth = [1.0, -2.0, *[0.0] * 7]
-    metric = "faithfulness-violation:source=image,fill=black"
-    # class 1 is predicted (the sum is below 0): cell 0 speaks against it, cell 1 for it
-    for scores, violated in (([-1, 0.5], 0), ([1, 0.5], 1), ([0.1, 2], 0), ([0.1, -2], 1)):
-        row = torch.tensor([[*map(float, scores), *[0.0] * 7]], dtype=torch.float64)
-        found = judged(worth, row, metric)
-        assert found["faithfulness-violation"].item() == violated
-
-
-def bert(words=40):
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=words, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
-        intermediate_size=16, num_labels=3, initializer_range=0.5, max_position_embeddings=16,
-    )  # fmt: skip
-    return BertForSequenceClassification(config).double().eval()
-
-
-def texts(lengths, seed=0):
-    """Padded token rows between a first token 1 and a last token 2; 0 is padding."""
-    torch.manual_seed(seed)
-    longest = max(lengths) + 2
-    rows, masks = [], []
-    for length in lengths:
-        row = [1, *torch.randint(5, 40, (length,)).tolist(), 2]
-        rows.append(row + [0] * (longest - len(row)))
-        masks.append([1] * len(row) + [0] * (longest - len(row)))
-    return rows, masks
-
-
-def text_model():
-    network = bert()
-
-    class Tokens:
-        pad_token_id, cls_token_id, sep_token_id, mask_token_id = 0, 1, 2, 3
-
-        def convert_ids_to_tokens(self, ids):
-            return [str(one) for one in ids]
-
-        def decode(self, ids, **_):
-            return " ".join(map(str, ids))
-
-    def prepare(text):
-        rows = [list(map(int, one.split())) for one in text]
-        length = max(map(len, rows))
-        ids = torch.tensor([[*one, *[0] * (length - len(one))] for one in rows])
-        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
-
-    return Model(network, "tiny", prepare, tokenizer=Tokens(), special_ids=frozenset({0, 1, 2}))
-
-
-@pytest.mark.parametrize("fill", ["remove", "mask-token"])
+@pytest.mark.parametrize("fill", ["remove", "mask-token", "pad-token"])
 def test_text_curves_are_those_of_a_literal_loop(fill):
-    model = text_model()
-    rows, masks = texts([7, 3, 5])
-    examples = [
-        relmap.Example(
-            str(at), text=" ".join(str(one) for one, m in zip(row, mask, strict=True) if m)
-        )
-        for at, (row, mask) in enumerate(zip(rows, masks, strict=True))
-    ]
+    model, examples = text_model(), texts([7, 3, 5])
     metric = f"perturbation:preset=wra-text,measure=probability,fill={fill}"
     found = measured(model, examples, "genatt", metric)
     for at, example in enumerate(examples):
@@ -283,7 +259,8 @@ def test_text_curves_are_those_of_a_literal_loop(fill):
             if fill == "remove":
                 kept = [t for at, t in enumerate(tokens) if at not in gone]
             else:
-                kept = [3 if at in gone else t for at, t in enumerate(tokens)]
+                stands = {"mask-token": 3, "pad-token": 0}[fill]
+                kept = [stands if at in gone else t for at, t in enumerate(tokens)]
             said = model.network(input_ids=torch.tensor([kept])).logits[0].softmax(0)
             assert value[at] == pytest.approx(said[clean.argmax()].item(), abs=1e-9)
 
