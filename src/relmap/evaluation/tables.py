@@ -96,11 +96,13 @@ class Measurements:
             else:
                 said = self.errors.setdefault(key, {})
                 said[row.error] = said.get(row.error, 0) + 1
-        elif row.step is None and row.value is not None:
+        elif row.step is None and row.detail is None:
             known = self.values.setdefault(key, {})
+            # a quantity that no example has is known by its name: a summary may read it
             index, values = known.setdefault(row.quantity, (array("q"), array("d")))
-            index.append(row.index)
-            values.append(row.value)
+            if row.value is not None:
+                index.append(row.index)
+                values.append(row.value)
         elif row.value is not None and row.step is not None:
             steps = self.sums.setdefault((*key, row.quantity), {})
             total, number = steps.get(row.step, (0.0, 0))
