@@ -1,4 +1,4 @@
-"""An evaluation: rows that survive a kill, tables that say what the rows say, one bad sample."""
+"""An evaluation from end to end: rows that survive a kill, one bad sample, the command line."""
 
 import json
 import os
@@ -17,9 +17,8 @@ from PIL import Image
 import relmap
 from relmap.errors import InputError
 from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
-from relmap.evaluation.reading import Fingerprint
-from relmap.evaluation.rows import Row, parts, read_part, write_part
-from relmap.evaluation.tables import collect, summarise, to_csv, to_latex, to_markdown
+from relmap.evaluation.engine import run_here
+from relmap.evaluation.rows import parts, read_part
 
 METRIC = "perturbation:fill=black,measure=probability"
 
@@ -226,25 +225,6 @@ def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     assert other["data"]["fingerprint"] != before
 
 
-@pytest.mark.parametrize("kind", ["file", "array", "tensor", "arguments"])
-def test_other_pictures_have_another_fingerprint(tmp_path, kind):
-    def fingerprint(seed):
-        generator = np.random.default_rng(seed)
-        picture = generator.integers(0, 256, (4 + 4 * seed, 6, 3), dtype=np.uint8)
-        made = {
-            "file": lambda: {"image": tmp_path / "1.bmp"},
-            "array": lambda: {"image": picture},
-            "tensor": lambda: {"image": torch.from_numpy(picture)},
-            "arguments": lambda: {"arguments": {"x": torch.from_numpy(picture)}},
-        }
-        Image.fromarray(picture).save(tmp_path / "1.bmp")
-        found = Fingerprint()
-        found.add(relmap.Example("1", **made[kind]()))
-        return found.hexdigest()
-
-    assert fingerprint(0) == fingerprint(0) != fingerprint(1)
-
-
 def test_a_run_that_measured_nothing_fails(model, tmp_path):
     data = folder_of_images(tmp_path / "data", 5)
     for at in range(5):
@@ -256,6 +236,58 @@ def test_a_run_that_measured_nothing_fails(model, tmp_path):
     assert ended.stderr.count("left out: 00") == 3
     assert "left out: 2 more examples" in ended.stderr
     assert "nothing could be measured" in ended.stderr
+
+
+def small_run(model, folder, engine=run_here, **settings):
+    """Seven pictures in batches of two."""
+    examples = [relmap.Example(str(at), image=tiny_folders.make_image(at)) for at in range(7)]
+    plan = Plan(
+        (read_method("random"),), (read_metric(METRIC),), Settings(batch_size=2, **settings)
+    )
+    return run(str(model), Source(examples), plan, folder, engine)
+
+
+def test_only_the_batches_that_are_missing_are_judged_again(model, tmp_path):
+    small_run(model, tmp_path)
+    whole, written = tables(tmp_path), parts(tmp_path / "rows")
+    assert len(written) == 4
+    for lost in (0, 2, 3):
+        written[lost].unlink()
+    judged = []
+
+    def counting(model, waiting, plan):
+        for part in run_here(model, waiting, plan):
+            judged.append(part.number)
+            yield part
+
+    small_run(model, tmp_path, counting)
+    assert judged == [0, 2, 3]
+    assert tables(tmp_path) == whole
+
+
+def test_the_record_is_there_before_the_first_number(model, tmp_path):
+
+    def stopped(model, waiting, plan):
+        assert (tmp_path / "protocol.json").is_file()
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        small_run(model, tmp_path, stopped)
+    with pytest.raises(InputError, match="other settings"):
+        small_run(model, tmp_path, target="label")
+
+
+def test_a_number_is_asked_for_by_method_metric_and_quantity(model):
+    metrics = ["perturbation:fill=black,measure=logit", "perturbation:fill=white,measure=logit"]
+    examples = [relmap.Example("1", image=tiny_folders.make_image(1))]
+    found = relmap.evaluate(str(model), examples, ["random", "genatt"], metrics)
+    assert len(found.cells) == 8
+    for cell in found.cells:
+        assert found.value(cell.method, cell.metric, cell.quantity) == cell.value
+    assert len({cell.value for cell in found.cells}) == 8
+    assert found.value("genatt", metrics[0], "srg") is None
+    assert found.value("rollout", metrics[0]) is None
 
 
 @pytest.mark.parametrize("limit", [None, 3, 9])
@@ -272,54 +304,6 @@ def test_progress_knows_how_many_there_are(model, tmp_path, limit):
     total = min(limit or 5, 5)
     assert {one for _, one in told} == {total}
     assert sum(done for done, _ in told) == 2 * total
-
-
-def rows_by_hand():
-    """Two methods on four examples by a metric; one of them failed on the last."""
-    values = {"genatt": [1.0, 2.0, 3.0, 6.0], "rollout": [0.0, 2.0, 1.0, None]}
-    for method, numbers in values.items():
-        for at, value in enumerate(numbers):
-            head = (at, str(at), method, "", "energy", "")
-            if value is None:
-                yield Row(*head, "", None, None, "InputError: no")
-            else:
-                yield Row(*head, "energy", None, value)
-
-
-def test_tables_say_what_the_rows_say(tmp_path):
-    stats = pytest.importorskip("scipy.stats")
-    write_part(tmp_path, 0, list(rows_by_hand()))
-    plan = Plan((read_method("genatt"), read_method("rollout")), (read_metric("energy"),))
-    first, second = summarise(collect(tmp_path), plan)
-    assert (first.value, first.examples, first.errors) == (3.0, 4, 0)
-    assert (second.value, second.examples, second.errors) == (1.0, 3, 1)
-    # paired on the three examples of both: (0 - 1, 2 - 2, 1 - 3)
-    assert second.difference == pytest.approx(-1.0)
-    assert first.difference is None
-    wanted = stats.bootstrap(
-        (np.array([1.0, 2.0, 3.0, 6.0]),), np.mean, n_resamples=2000, method="percentile",
-        rng=np.random.default_rng(0), batch=64,
-    ).confidence_interval  # fmt: skip
-    assert (first.low, first.high) == pytest.approx(tuple(wanted))
-    assert "| genatt | **3.000**" in to_markdown([first, second])
-    assert "3 (1 failed)" in to_markdown([first, second])
-    assert r"\textbf{3.000}" in to_latex([first, second])
-    assert to_csv([first]).splitlines()[1].startswith("genatt,energy,energy,higher,4,0,3.0,")
-
-
-def test_an_interval_covers_the_truth_as_often_as_it_says(tmp_path):
-    pytest.importorskip("scipy")
-    generator, covered = np.random.default_rng(0), 0
-    plan = Plan((read_method("genatt"),), (read_metric("energy"),), Settings(resamples=500))
-    for trial in range(60):
-        folder = tmp_path / str(trial)
-        folder.mkdir()
-        drawn = generator.normal(size=40)
-        head = ("genatt", "", "energy", "", "energy", None)
-        write_part(folder, 0, [Row(at, str(at), *head, value) for at, value in enumerate(drawn)])
-        (cell,) = summarise(collect(folder), plan)
-        covered += cell.low <= 0 <= cell.high
-    assert 50 <= covered <= 60
 
 
 def test_masks_are_judged_in_the_geometry_of_the_model(model, tmp_path):

@@ -10,6 +10,7 @@ import hashlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def numbered_batches(
 
 
 class Fingerprint:
-    """A hash of all that went in: names, texts, truths, arrays, and the sizes of picture files.
+    """A hash of all that went in: names, texts, labels, pixels, and the sizes of picture files.
 
     Example:
         >>> print_of = Fingerprint()
@@ -107,6 +108,9 @@ class Fingerprint:
             self._hash.update(str(Path(image).stat().st_size).encode())
         elif isinstance(image, bytes):
             self._hash.update(image)
+        elif hasattr(image, "tobytes"):  # one of PIL's; what is broken is told where it is opened
+            with suppress(OSError, SyntaxError, ValueError):
+                self._hash.update(f"{image.mode} {image.size}".encode() + image.tobytes())
 
     def hexdigest(self) -> str:
         """The fingerprint so far."""
