@@ -14,6 +14,8 @@ import relmap
 from relmap import cli
 from relmap.attribution import Attribution, Layout
 from relmap.errors import InputError, TraceError
+from relmap.evaluation.engine import run_here
+from relmap.methods import METHODS
 from relmap.registry import Registry
 
 LONG = "a-method-whose-name-is-longer-than-" + "-".join(["any"] * 20) + "-terminal"
@@ -226,3 +228,42 @@ def test_lists_are_plain_in_a_narrow_pipe():
 def test_the_version_and_the_help():
     assert run("--version").stdout == f"relmap {relmap.__version__}\n"
     assert "explain" in run("--help").stdout
+
+
+def test_every_argument_of_an_evaluation_reaches_the_library(calls, monkeypatch, tmp_path):
+    from relmap import evaluation
+    from relmap.evaluation import ray_engine
+    from relmap.evaluation.tables import Measurements
+
+    def run_evaluation(model, source, plan, output, engine, progress):
+        calls["run"] = (model, source, plan, output, engine)
+        return evaluation.Evaluation([], Measurements(), output, plan)
+
+    monkeypatch.setattr(evaluation, "run", run_evaluation)
+    monkeypatch.setattr(ray_engine, "on_ray", lambda *given, **more: (given, more))
+    outcome = run(
+        *("evaluate", "--model", "folder/tiny", "--data", "cats", "--format", "image-folder"),
+        *("--method", "genatt:start_layer=1", "--method", "random", "--metric", "energy"),
+        *("--metric", "perturbation:preset=mif", "--output", tmp_path / "out"),
+        *("--data-option", "split=val", "--data-option", "number=3", "--target", "label"),
+        *("--limit", "7", "--batch-size", "5", "--reference", "random", "--seed", "11"),
+        *("--engine", "ray", "--address", "auto", "--workers", "6"),
+        *("--device", "cpu", "--dtype", "bfloat16"),
+    )
+    assert calls["load"] == ("folder/tiny", {"device": "cpu", "dtype": "bfloat16"}), outcome.output
+    model, source, plan, output, engine = calls["run"]
+    assert (model, output) == ("the model", tmp_path / "out")
+    assert (source.data, source.form) == ("cats", "image-folder")
+    assert source.options == {"split": "val", "number": 3}
+    assert [str(one) for one in plan.methods] == ["genatt:start_layer=1", "random"]
+    assert [str(one) for one in plan.metrics] == ["energy", "perturbation:preset=mif"]
+    assert plan.settings == evaluation.Settings("label", 5, 7, 11, "random")
+    assert engine == (("auto",), {"workers": 6})
+    run(
+        *("evaluate", "--model", "tiny", "--data", "cats", "--format", "image-folder"),
+        *("--method", "all", "--metric", "energy", "--output", tmp_path),
+    )
+    _, _, plan, _, engine = calls["run"]
+    assert [str(one) for one in plan.methods] == METHODS.names()
+    assert plan.settings == evaluation.Settings()
+    assert engine is run_here
