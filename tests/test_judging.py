@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny_folders
 import torch
-from tiny_trials import measured, pictures, vit
+from tiny_trials import measured, pictures, trial_of, vit
 
 import relmap
 from relmap.evaluation import Plan, Settings, read_method, read_metric
@@ -110,3 +110,22 @@ def test_words_are_judged_without_padding_and_with_the_options_of_the_metric(tmp
         for quantity in ("f1", "chosen", "hits", "auprc", "f1@5"):
             assert found[quantity][None][at] == pytest.approx(wanted[quantity], abs=1e-6)
     assert all(values[None][2] is None for values in found.values()), "nobody marked its words"
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("genatt:start_layer=1", {"method": "genatt", "start_layer": 1}),
+        ("input-x-gradient:backward=libra", {"method": "input-x-gradient", "backward": "libra"}),
+    ],
+)
+def test_the_method_keeps_its_options_when_it_is_asked_again(method, options):
+    model, examples = vit(), pictures(2)
+    found = trial_of(model, examples, method).again.targets(1, [3, 0])
+    pixels = examples[1].image[None]
+    for one, target in zip(found, (3, 0), strict=True):
+        wanted = relmap.explain(model.network, pixel_values=pixels, target=target, **options)
+        assert torch.equal(one.image.scores, wanted.image.scores)
+        plain = {"method": options["method"]}
+        other = relmap.explain(model.network, pixel_values=pixels, target=target, **plain)
+        assert not torch.allclose(one.image.scores, other.image.scores), "the option says nothing"

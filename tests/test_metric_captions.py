@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from tiny_trials import trial_of
+from tiny_trials import pictures, trial_of, vit
 
 import relmap
 from relmap.demo import demo_scenes
@@ -113,6 +113,18 @@ def test_weightings_are_those_of_explain_caption(model, examples, tmp_path):
         trial.again.caption(0, "cider", "", LONGEST)
 
 
+def test_a_caption_is_explained_with_the_options_of_the_method(model, examples):
+    again = trial_of(model, examples[:1], "rollout:start_layer=1").again
+    found = again.caption(0, "equal", "", 3).image.scores
+    given = {"image": examples[0].image, "method": "rollout", "max_new_tokens": 3}
+    first, second = (
+        relmap.explain_caption(model, start_layer=layer, **given).whole.image.scores
+        for layer in (0, 1)
+    )
+    assert torch.allclose(found, second)
+    assert not torch.allclose(found, first)
+
+
 def test_every_weighting_is_served_by_one_explanation(model, examples):
     wanted = {
         weighting: trial_of(model, examples, "rollout").again.caption(1, weighting, "", LONGEST)
@@ -186,3 +198,42 @@ def test_what_is_missing_is_said(model, examples):
         ref_clip_score(trial, longest=2)
     with pytest.raises(InputError, match="longest=0"):
         ref_clip_score(trial, longest=0)
+
+
+class Told:
+    """Answers of no meaning, and a note of what was asked."""
+
+    def __init__(self, trial):
+        self.trial, self.asked = trial, []
+
+    def arguments(self, at):
+        return {"pixel_values": self.trial.examples[at].image[None]}
+
+    def caption(self, at, *given):
+        self.asked.append(("caption", at, *given))
+        return self.trial.attribution[at]
+
+    def write(self, changed, at, most):
+        self.asked.append(("write", at, most, changed["pixel_values"]))
+        return [str(number) for number in range(len(changed["pixel_values"]))]
+
+    def fit(self, at, captions, clip):
+        self.asked.append(("fit", at, clip))
+        return torch.arange(len(captions)).double()
+
+
+@pytest.mark.parametrize("fill", ["white", "noise"])
+def test_every_option_arrives_and_every_picture_has_its_own_fill(fill):
+    trial = trial_of(vit(), pictures(2))
+    again = Told(trial)
+    told = {"weighting": "cider", "documents": "captions.json", "clip": "mine", "longest": 7}
+    ref_clip_score(replace(trial, again=again), fill=fill, **told)
+    units = trial.units("image")
+    nothing = torch.zeros(2, 9, dtype=torch.bool)
+    hidden = trial.subject.perturbed(units.source, units.layout, nothing, fill, [0, 1])
+    for at in (0, 1):
+        caption, write, fit = again.asked[3 * at : 3 * at + 3]
+        assert caption == ("caption", at, "cider", "captions.json", 7)
+        assert (write[:3], fit) == (("write", at, 7), ("fit", at, "mine"))
+        assert any(torch.equal(one, hidden["pixel_values"][at]) for one in write[3])
+        assert any(torch.equal(one, trial.examples[at].image) for one in write[3])

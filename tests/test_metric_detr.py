@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,15 +11,22 @@ import pytest
 import torch
 from PIL import Image
 from tiny_data import draw, write
+from tiny_trials import Processor, trial_of
 from transformers import DetrConfig, DetrForObjectDetection
 
 import relmap
 from relmap.data import DATA
 from relmap.errors import InputError
 from relmap.evaluation import Settings, evaluate
-from relmap.metrics.detr_segmentation import average_precision, otsu_threshold, segment
+from relmap.metrics.detr_segmentation import (
+    average_precision,
+    detr_segmentation,
+    otsu_threshold,
+    segment,
+)
 from relmap.models import Model
 from relmap.scenes.masks import decode_mask, encode_mask
+from relmap.targets.detections import detection_query
 
 coco = pytest.importorskip("pycocotools.coco", reason="pycocotools is not installed")
 cocoeval = pytest.importorskip("pycocotools.cocoeval")
@@ -223,14 +231,63 @@ def test_a_tiny_detector_from_pictures_to_a_table(tmp_path):
     for (query, choice), said in zip(kept, content["found"], strict=True):
         assert said["category_id"] == {0: 11, 1: 7, 2: 9}[choice]
         assert said["score"] == pytest.approx(shares[query, choice].item(), rel=1e-5)
-        from relmap.targets.detections import detection_query
-
         one = relmap.explain(
             model.network, pixel_values=example.image[None], method="genatt",
             target=detection_query(query, choice),
         )  # fmt: skip
         wanted = segment(one.image.scores[0].float(), (SIDE, SIDE))
         assert np.array_equal(decode_mask(said["segmentation"], "here"), wanted.numpy())
+
+
+def test_masks_are_of_the_picture_as_it_was_given_without_what_was_padded():
+    model = detector()
+    with torch.no_grad():
+        model.network.class_labels_classifier.bias[-1] = 0  # "no object" takes its share
+
+    def prepare(image):
+        """Half as large, at the upper left of a larger input."""
+        pixels, real = torch.zeros(len(image), 3, SIDE, 64), torch.zeros(len(image), SIDE, 64)
+        for at, one in enumerate(image):
+            small = np.asarray(one.resize((40, 32)), dtype=np.float32).transpose(2, 0, 1) / 255
+            pixels[at, :, :32, :40], real[at, :32, :40] = torch.tensor(small), 1
+        return {"pixel_values": pixels, "pixel_mask": real.long()}
+
+    drawn = np.random.default_rng(0).integers(0, 256, (64, 80, 3), dtype=np.uint8)
+    example = relmap.Example("1", image=Image.fromarray(drawn), about={"instances": []})
+    inputs = prepare([example.image])
+    with torch.no_grad():
+        shares = model.network(**inputs).logits[0].softmax(-1)[:, :3].amax(dim=1)
+    confidence = shares.sort().values[2:4].mean().item()  # two of five queries are surer
+    trial = trial_of(replace(model, prepare=prepare, processor=Processor()), [example])
+    found = detr_segmentation(trial, confidence=confidence)
+    content = json.loads(found["detail"][0])
+    assert content["size"] == [64, 80]
+    assert found["detections"].tolist() == [2]
+    queries = (shares > confidence).nonzero().flatten().tolist()
+    for query, said in zip(queries, content["found"], strict=True):
+        assert said["score"] == pytest.approx(shares[query].item(), rel=1e-5)
+        one = relmap.explain(
+            model.network, target=detection_query(query, said["category_id"]), **inputs
+        )
+        inside = segment(one.image.scores[0].float(), (SIDE, 64))[:32, :40].numpy()
+        assert 0 < inside.sum() < inside.size
+        twice = inside.repeat(2, axis=0).repeat(2, axis=1)
+        assert np.array_equal(decode_mask(said["segmentation"], "here"), twice)
+
+
+@pytest.mark.parametrize(
+    ("side", "areas"),
+    [(31, {"all"}), (33, {"all", "medium"}), (95, {"all", "medium"}), (97, {"all", "large"})],
+)
+def test_sizes_are_cocos(side, areas):
+    mask = np.zeros((100, 100), dtype=bool)
+    mask[:side, :side] = True
+    one = {"size": [100, 100], "truth": [annotated(mask)], "found": [detected(mask, 0.9)]}
+    found = {
+        area: average_precision([json.dumps(one)], area) for area in ("all", "medium", "large")
+    }
+    assert {area for area, value in found.items() if not np.isnan(value)} == areas
+    assert all(found[area] == pytest.approx(1) for area in areas)
 
 
 def test_what_is_missing_is_said():

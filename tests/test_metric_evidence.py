@@ -143,6 +143,23 @@ def test_what_is_not_known_is_left_out(model, scenes, said):
         assert evidence(trial_of(model, other))["energy"].isnan().any() == (not right)
 
 
+def test_pointing_may_miss_by_the_tolerance(model, scenes, said):
+    examples = examples_of(scenes, [{one: 1.0} for one in said])
+    trial = trial_of(model, examples)
+    cells = torch.zeros(COUNT, math.prod(trial.attribution.image.grid))
+    cells[:, 0] = 1.0  # the corner, where nothing lies
+    cornered = with_scores(trial, cells, torch.zeros(trial.attribution.text.scores.shape))
+    assert not evidence(cornered)["pointing"].any()
+    assert (evidence(cornered, tolerance=1000)["pointing"] == 1).all()
+
+
+def test_right_is_what_the_model_chooses_whatever_is_explained(model, scenes, said):
+    trial = trial_of(model, examples_of(scenes, [{one: 1.0} for one in said]))
+    explained = (trial.subject.explained + 1) % len(model.labels)
+    other = replace(trial, subject=replace(trial.subject, explained=explained))
+    assert not evidence(other)["energy"].isnan().any()
+
+
 class TestTokens:
     TEXT = "what colour is the small star?"
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_data import draw, write
-from tiny_trials import measured, pictures, vit
+from tiny_trials import measured, pictures, trial_of, vit
 
 import relmap
 from relmap.data import DATA
@@ -18,7 +18,10 @@ from relmap.data.geometry import masks_as_seen
 from relmap.demo import demo_scenes
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.metrics.open_vocabulary_segmentation import judge_regions
+from relmap.metrics.open_vocabulary_segmentation import (
+    judge_regions,
+    open_vocabulary_segmentation,
+)
 from relmap.scenes.masks import encode_mask
 
 NAMES = {3: "a small red circle", 5: "a large blue square", 9: "a small green star"}
@@ -163,20 +166,43 @@ def examples():
     return found
 
 
-@pytest.mark.parametrize("method", ["genatt", "clip-surgery", "random"])
-def test_maps_are_those_of_the_names_side_by_side(clip, examples, method):
-    found = measured(clip, examples, method, "open-vocabulary-segmentation:prompt={}")
+@pytest.mark.parametrize(
+    ("method", "prompt", "rescale"),
+    [
+        ("genatt", "{} here", False),
+        ("genatt", "{}", True),
+        ("clip-surgery", "{}", False),
+        ("random", "{}", False),
+    ],
+)
+def test_maps_are_those_of_the_names_side_by_side(clip, examples, method, prompt, rescale):
+    trial = trial_of(clip, examples, method)
+    found = open_vocabulary_segmentation(trial, prompt=prompt, rescale=rescale)
     for at, example in enumerate(examples):
-        attribution = relmap.explain(
-            clip, image=[example.image] * 3, text=list(NAMES.values()), method=method
-        )
+        texts = [prompt.replace("{}", name) for name in NAMES.values()]
+        attribution = relmap.explain(clip, image=[example.image] * 3, text=texts, method=method)
         known = example.regions()
         seen = masks_as_seen(list(known.values()), clip.processor)
         wanted = judge_regions(
-            attribution.image.scores, dict(zip(known, seen, strict=True)), list(NAMES)
+            attribution.image.scores,
+            dict(zip(known, seen, strict=True)),
+            list(NAMES),
+            rescale=rescale,
         )
-        assert found["correct"][None][at] == wanted["correct"]
-        assert found["labelled"][None][at] == wanted["labelled"] == int(seen.any(dim=0).sum())
+        assert found["correct"][at] == wanted["correct"]
+        assert found["labelled"][at] == wanted["labelled"] == int(seen.any(dim=0).sum())
+        said = json.loads(found["detail"][at])
+        assert (said["hits"], said["unions"]) == (wanted["hits"], wanted["unions"])
+        assert said["contrast"] == pytest.approx(wanted["contrast"], rel=1e-5)
+
+
+def test_thresholds_are_the_twentieths_below_one():
+    ramp = torch.arange(21.0)[None, None]
+    whole = torch.ones(1, 21, dtype=torch.bool)
+    found = judge_regions(ramp, {1: whole}, [1])
+    # above k / 20, strictly, lie the 20 - k values after it
+    assert found["present"] == [[[20 - step for step in range(20)], [21] * 20]]
+    assert found["contrast"] == pytest.approx([0.5]), "outside of the whole picture lies nothing"
 
 
 def test_a_picture_without_labels_counts_nowhere(clip, examples):

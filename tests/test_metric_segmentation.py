@@ -171,6 +171,13 @@ def test_a_constant_map_says_that_there_is_no_object(value):
     assert found["average-precision-object"].item() == pytest.approx(12 / 99)
 
 
+def test_what_is_exactly_the_mean_is_background():
+    scores = torch.tensor([[[0.0, 0.5, 0.5, 1.0]]])
+    found = segmentation(scores, torch.tensor([[[False, True, False, True]]]))
+    assert (found["intersection-object"].item(), found["union-object"].item()) == (1, 2)
+    assert (found["correct"].item(), found["iou"].item()) == (3, 0.5)
+
+
 def test_the_scale_of_a_map_changes_nothing():
     scores, masks = maps_and_masks(seed=4)
     found = segmentation(scores, masks)

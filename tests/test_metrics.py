@@ -244,3 +244,15 @@ def test_an_evaluation_judges_what_is_in_view(cropping, method, metric, literal)
         maps = relmap.explain(model, image=pictures, method=method).image.scores.tolist()
     for at in (0, 1, 3):
         assert found[at] == pytest.approx(literal(maps[at], masks[at]), rel=1e-5)
+
+
+def test_classes_that_are_out_of_view_are_not_in_the_picture(cropping):
+    model, examples, _ = cropping
+    seen, hidden = examples[1].mask(), examples[2].mask()
+    example = replace(examples[1], regions=lambda: {7: seen, 9: hidden})
+    again = tiny_trials.trial_of(model, [examples[0], example]).again
+    regions = again.regions(1, "pixel_values")
+    side = tiny_trials.SIZE
+    assert list(regions) == [7]
+    assert torch.equal(regions[7], seen[:side, :side])
+    assert again.regions(0, "pixel_values") == {}

@@ -213,6 +213,7 @@ def test_the_variant_with_a_tail_is_larger_by_a_twentieth_of_the_last_point():
     [
         "perturbation:measure=probability,fill=black",
         "perturbation:preset=srg",
+        "perturbation:preset=grad-eclip,measure=probability",
         "comprehensiveness:source=image,fill=black",
         "sufficiency:source=image,fill=black",
         "saco:groups=9,fill=black",
