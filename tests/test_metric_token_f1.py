@@ -48,6 +48,15 @@ def test_precision_recall_and_f1_are_those_of_sets(k):
         assert (found["hits"], found["chosen"]) == (found["recall"] * truth.sum(), count)
 
 
+@pytest.mark.parametrize(
+    ("k", "words", "count"),
+    [(0.25, 30, 8), (0.04, 30, 2), (0.1, 30, 3), (0.07, 100, 7), (0.55, 20, 11), (1e-12, 5, 1)],
+)
+def test_a_share_of_the_words_is_rounded_up_and_no_further(k, words, count):
+    found = token_f1(torch.rand(words), torch.arange(words) == 0, k=k)
+    assert found["chosen"] == count
+
+
 def test_rankings_are_those_of_scikit_learn():
     sklearn = pytest.importorskip("sklearn.metrics", reason="scikit-learn is not installed")
     for seed in range(20):
