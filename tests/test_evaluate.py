@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -17,7 +18,8 @@ from PIL import Image
 import relmap
 from relmap.errors import InputError
 from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
-from relmap.evaluation.engine import run_here
+from relmap.evaluation.engine import Part, run_here
+from relmap.evaluation.ray_engine import Worker
 from relmap.evaluation.rows import parts, read_part
 
 METRIC = "perturbation:fill=black,measure=probability"
@@ -107,6 +109,19 @@ def test_workers_of_a_cluster_find_the_same_and_one_may_die(model, tmp_path):
     here, there = (list(_rows(tmp_path / name)) for name in ("here", "ray"))
     assert [row[:-1] for row in here] == [row[:-1] for row in there]  # in the same order
     assert [row[-1] for row in there] == pytest.approx([row[-1] for row in here], abs=1e-6)
+
+
+def test_a_worker_hands_back_what_this_process_would_write(model):
+    examples = [relmap.Example(str(at), image=tiny_folders.make_image(at)) for at in range(3)]
+    plan = Plan((read_method("genatt"), read_method("random")), (read_metric(METRIC),))
+    part, loaded = Part(5, 3, list(enumerate(examples, start=15))), relmap.load(str(model))
+    (here,) = run_here(loaded, [part], plan)
+    worker = Worker(pickle.loads(pickle.dumps(loaded)), plan, torch.get_num_threads())
+    (content,) = worker({"part": [pickle.dumps(part)]})["part"]
+    there = pickle.loads(content)
+    assert (there.number, there.examples, there.numbered) == (5, 3, ())
+    assert {row.index for row in there.rows} == {15, 16, 17}
+    assert there == here
 
 
 def _command_line(psutil, process):

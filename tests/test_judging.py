@@ -129,3 +129,16 @@ def test_the_method_keeps_its_options_when_it_is_asked_again(method, options):
         plain = {"method": options["method"]}
         other = relmap.explain(model.network, pixel_values=pixels, target=target, **plain)
         assert not torch.allclose(one.image.scores, other.image.scores), "the option says nothing"
+
+
+@pytest.mark.parametrize(("most", "written"), [(2, 2), (40, 6)])  # 12 tokens are the longest
+def test_what_is_written_follows_the_text_as_far_as_the_model_reads(tmp_path, most, written):
+    model = relmap.load(str(tiny_folders.save(tmp_path, *tiny_folders.gpt2())))
+    text = "a cat on the red sofa"
+    again = trial_of(model, [relmap.Example("1", text=text)], "random").again
+    ids = model.tokenizer(text, return_tensors="pt")["input_ids"]
+    for _ in range(written):
+        likeliest = model.network(input_ids=ids).logits[:, -1:].argmax(dim=-1)
+        ids = torch.cat([ids, likeliest], dim=1)
+    assert model.tokenizer.eos_token_id not in ids[0, 6:]
+    assert again.write(again.arguments(0), 0, most) == [model.tokenizer.decode(ids[0, 6:])]

@@ -274,6 +274,9 @@ def test_broken_folders_of_labels_are_refused(tmp_path):
     (folder / "classes.txt").write_text("cat 1\n")
     with pytest.raises(InputError, match="line 1 of"):
         read(folder)
+    (folder / "classes.txt").write_text("1 cat\n1 dog\n")
+    with pytest.raises(InputError, match=r"line 2 of .* is no new number"):
+        read(folder)
     (folder / "labels" / "b.png").rename(folder / "labels" / "c.png")
     (folder / "classes.txt").write_text("1 cat\n")
     with pytest.raises(InputError, match=r"1 of 1 pictures .* b.jpg"):

@@ -42,9 +42,13 @@ def test_every_stage_is_the_same_method_on_a_network_that_forgot_more(source):
         model, examples = text_model(), texts([7, 4])
         rows = [list(map(int, one.text.split())) for one in examples]
         inputs = [{"input_ids": torch.tensor([row])} for row in rows]
-    options = {"method": "input-x-gradient", "backward": "libra"}
+    name, option, value = {
+        "image": ("input-x-gradient", "backward", "libra"),
+        "text": ("genatt", "start_layer", 1),
+    }[source]
+    options = {"method": name, option: value}
     metric = f"sanity-check:source={source},stages=3,seed=5"
-    found = measured(model, examples, "input-x-gradient:backward=libra", metric)
+    found = measured(model, examples, f"{name}:{option}={value}", metric)
     assert list(found["sanity-check-curve"]) == [1 / 3, 2 / 3, 1]
     for at, given in enumerate(inputs):
         chosen = int(model.network(**given).logits.argmax())
