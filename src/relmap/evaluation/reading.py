@@ -108,7 +108,8 @@ class Fingerprint:
             self._hash.update(str(Path(image).stat().st_size).encode())
         elif isinstance(image, bytes):
             self._hash.update(image)
-        elif hasattr(image, "tobytes"):  # one of PIL's; what is broken is told where it is opened
+        elif not isinstance(image, str | Path) and hasattr(image, "tobytes"):
+            # one of PIL's pictures; what is broken is told where it is opened
             with suppress(OSError, SyntaxError, ValueError):
                 self._hash.update(f"{image.mode} {image.size}".encode() + image.tobytes())
 
