@@ -286,6 +286,16 @@ def test_broken_folders_of_labels_are_refused(tmp_path):
         read(folder)
 
 
+def write_instances(folder, objects):
+    """Annotations of one picture, number 7."""
+    content = {
+        "images": [{"id": 7, "file_name": "000000000007.png"}],
+        "annotations": [{"image_id": 7, **one} for one in objects],
+        "categories": [{"id": one, "name": f"class {one}"} for one in (1, 2, 3, 4)],
+    }
+    write(folder / "annotations" / "instances_val2017.json", content)
+
+
 def test_coco_objects_overlap_with_the_smaller_in_front(tmp_path):
     pytest.importorskip("pycocotools", reason="pycocotools is not installed")
     (tmp_path / "val2017").mkdir()
@@ -303,14 +313,7 @@ def test_coco_objects_overlap_with_the_smaller_in_front(tmp_path):
         {"category_id": 2, "segmentation": encode_mask(small), "area": 10},
         {"category_id": 1, "segmentation": encode_mask(large), "area": 20},
     ]
-    write(
-        tmp_path / "annotations" / "instances_val2017.json",
-        {
-            "images": [{"id": 7, "file_name": "000000000007.png"}],
-            "annotations": [{"image_id": 7, **one} for one in objects],
-            "categories": [{"id": one, "name": f"class {one}"} for one in (1, 2, 3, 4)],
-        },
-    )
+    write_instances(tmp_path, objects)
     (example,) = DATA.get("coco-instances").function(tmp_path, text="a photo")
     assert example.text == "a photo"
     regions = {number: mask.numpy() for number, mask in example.regions().items()}
@@ -320,3 +323,14 @@ def test_coco_objects_overlap_with_the_smaller_in_front(tmp_path):
     assert np.array_equal(regions[3], first)
     assert np.array_equal(regions[2], small & ~first)
     assert np.array_equal(regions[1], large & ~small & ~first)
+
+
+def test_an_outline_of_another_size_is_refused(tmp_path):
+    pytest.importorskip("pycocotools", reason="pycocotools is not installed")
+    (tmp_path / "val2017").mkdir()
+    draw(tmp_path / "val2017" / "000000000007.png")
+    outline = encode_mask(np.ones((2, 3), dtype=bool))
+    write_instances(tmp_path, [{"category_id": 1, "segmentation": outline, "area": 6}])
+    (example,) = DATA.get("coco-instances").function(tmp_path)
+    with pytest.raises(InputError, match="drawn on 3 x 2 pixels, the picture has 6 x 4"):
+        example.regions()
