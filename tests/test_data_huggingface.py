@@ -129,6 +129,17 @@ def test_a_csv_file_with_paths_and_missing_labels(tmp_path):
         read_image(second.image)
 
 
+def test_whole_floats_are_labels_and_nan_is_none(
+    tmp_path,
+):
+    rows = {"text": ["a", "b", "c", "d"], "label": [2.0, float("nan"), 0.5, None]}
+    features = {"text": datasets.Value("string"), "label": datasets.Value("float64")}
+    write_parquet(tmp_path / "rows.parquet", rows, features)
+    labels = [one.label for one in huggingface(f"parquet:{tmp_path / 'rows.parquet'}")]
+    assert labels == [2, None, "0.5", None]
+    assert isinstance(labels[0], int)
+
+
 def test_parquet_with_pictures_inside(tmp_path):
     rows = {
         "image": [{"bytes": as_bytes(1), "path": None}, {"bytes": b"broken", "path": None}, None],
