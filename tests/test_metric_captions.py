@@ -206,6 +206,9 @@ class Told:
     def __init__(self, trial):
         self.trial, self.asked = trial, []
 
+    def __getattr__(self, name):
+        return getattr(self.trial.again, name)
+
     def arguments(self, at):
         return {"pixel_values": self.trial.examples[at].image[None]}
 

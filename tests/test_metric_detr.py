@@ -266,10 +266,8 @@ def test_masks_are_of_the_picture_as_it_was_given_without_what_was_padded():
     queries = (shares > confidence).nonzero().flatten().tolist()
     for query, said in zip(queries, content["found"], strict=True):
         assert said["score"] == pytest.approx(shares[query].item(), rel=1e-5)
-        one = relmap.explain(
-            model.network, target=detection_query(query, said["category_id"]), method="genatt",
-            **inputs,
-        )  # fmt: skip
+        target = detection_query(query, said["category_id"])
+        one = relmap.explain(model.network, method="genatt", target=target, **inputs)
         inside = segment(one.image.scores[0].float(), (SIDE, 64))[:32, :40].numpy()
         assert 0 < inside.sum() < inside.size
         twice = inside.repeat(2, axis=0).repeat(2, axis=1)
