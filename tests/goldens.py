@@ -210,7 +210,9 @@ def clip(case: Case) -> Iterator[Comparison]:
             continue
         if name != "last" and start > 0 and _deeper_than_one_tower(case, start):
             continue
-        result = relmap.explain(network, pixel_values=pixels, input_ids=ids, start_layer=start)
+        result = relmap.explain(
+            network, pixel_values=pixels, input_ids=ids, start_layer=start, method="genatt"
+        )
         yield case.compare(f"image.genatt.{name}", result.scores["pixel_values"][:, 1:])
         for example, end in enumerate(case.about["eot_positions"]):
             row = result.scores["input_ids"][example, 1:end]
