@@ -2,6 +2,7 @@
 
 import json
 import math
+from copy import copy
 from dataclasses import replace
 from itertools import pairwise
 
@@ -12,7 +13,7 @@ from tiny_trials import pictures, trial_of, vit
 import relmap
 from relmap.demo import demo_scenes
 from relmap.errors import InputError
-from relmap.evaluation.again import _scorer
+from relmap.evaluation.again import Asker, _scorer
 from relmap.metrics.ref_clip_score import STEPS, kept_patches, ref_clip_score
 
 LONGEST = 8  # tokens: enough to differ, and quick
@@ -152,27 +153,32 @@ def test_hiding_what_is_shown_hurts_most(model, examples):
     trial = trial_of(model, examples, "rollout")
     background = [picture_background(example.image) for example in examples]
 
-    class Known:
+    class Known(Asker):
         """A caption's relevance that is known: how much of a patch is no background."""
 
-        def __init__(self, sign):
-            self.sign = sign
-
-        def __getattr__(self, name):
-            return getattr(trial.again, name)
-
         def caption(self, at, weighting, documents, most):
-            like = trial.again.caption(at, weighting, documents, most)
+            like = super().caption(at, weighting, documents, most)
             name = like.image.name
             scores = torch.zeros_like(like.scores[name])
             scores[:, like.layout[name].patches] = self.sign * background[at].to(scores)
             return replace(like, scores=like.scores | {name: scores})
 
     right, wrong = (
-        ref_clip_score(replace(trial, again=Known(sign)), longest=LONGEST) for sign in (1.0, -1.0)
+        ref_clip_score(
+            replace(trial, again=standing_in(trial.again, Known, sign=sign)), longest=LONGEST
+        )
+        for sign in (1.0, -1.0)
     )
     assert right["positive"].mean() < wrong["positive"].mean()
     assert right["negative"].mean() > wrong["negative"].mean()
+
+
+def standing_in(asker, kind, **more):
+    """The same asker as another kind that answers some questions itself."""
+    twin = copy(asker)
+    twin.__class__ = kind
+    vars(twin).update(more)
+    return twin
 
 
 def picture_background(picture, cells=7):
@@ -200,14 +206,8 @@ def test_what_is_missing_is_said(model, examples):
         ref_clip_score(trial, longest=0)
 
 
-class Told:
+class Told(Asker):
     """Answers of no meaning, and a note of what was asked."""
-
-    def __init__(self, trial):
-        self.trial, self.asked = trial, []
-
-    def __getattr__(self, name):
-        return getattr(self.trial.again, name)
 
     def arguments(self, at):
         return {"pixel_values": self.trial.examples[at].image[None]}
@@ -228,7 +228,7 @@ class Told:
 @pytest.mark.parametrize("fill", ["white", "noise"])
 def test_every_option_arrives_and_every_picture_has_its_own_fill(fill):
     trial = trial_of(vit(), pictures(2))
-    again = Told(trial)
+    again = standing_in(trial.again, Told, trial=trial, asked=[])
     told = {"weighting": "cider", "documents": "captions.json", "clip": "mine", "longest": 7}
     ref_clip_score(replace(trial, again=again), fill=fill, **told)
     units = trial.units("image")
