@@ -178,9 +178,10 @@ class Asker:
         self, masks: Sequence[Bool[Tensor, "height width"]], example: int, source: str
     ) -> Bool[Tensor, "mask rows columns"]:
         """Masks of a picture in the geometry of the model's input; as they are where it fits."""
-        size = tuple(self.prepared(example)[source].shape[-2:])
-        if self.model.processor is None and tuple(masks[0].shape) == size:
-            return torch.stack(list(masks))
+        if self.model.processor is None:
+            size = self.prepared(example)[source].shape[-2:]
+            if masks[0].shape == size:
+                return torch.stack(list(masks))
         return masks_as_seen(masks, self.model.processor)
 
     def _explained(self, arguments: Mapping[str, Any], targets: Sequence[Any]) -> list[Attribution]:
