@@ -269,3 +269,15 @@ def test_parts_are_read_in_the_order_of_their_numbers(tmp_path):
         write_part(tmp_path, number, rows)
     values = [row.value for path in parts(tmp_path) for row in read_part(path)]
     assert values == sorted(numbers)
+
+
+def test_quantities_that_nobody_has_are_left_out_though_a_method_failed(tmp_path):
+    metric = "perturbation:preset=wra-image"
+    rows = list(rows_of("genatt", metric, {"positive": [1.0, 2.0], "negative": [3.0, 4.0]}))
+    failed = [Row(at, str(at), "tam", "", "-", "", "", None, None, "refused") for at in (0, 1)]
+    found = table(tmp_path, [*rows, *failed], ["genatt", "tam"], metric)
+    assert {quantity for _, quantity in found} == {"positive", "negative"}
+    assert found["tam", "positive"].errors == 2
+    nothing = table(tmp_path / "none", failed, ["tam"], metric)
+    assert all(cell.value is None and cell.errors == 2 for cell in nothing.values())
+    assert nothing

@@ -171,7 +171,17 @@ def summarise(found: Measurements, plan: Plan) -> list[Cell]:
                     head = (method, str(metric), quantity, direction)
                     other = known[reference] if method != reference else None
                     cells.append(_cell((*head, errors), known[method], other, summary, plan))
-    return cells
+    return _without_empty(cells)
+
+
+def _without_empty(cells: Sequence[Cell]) -> list[Cell]:
+    """No quantity that nobody has, such as those of other presets, where the metric has others."""
+    measured = {(cell.metric, cell.quantity) for cell in cells if cell.value is not None}
+    metrics = {metric for metric, _ in measured}
+    return [
+        cell for cell in cells
+        if (cell.metric, cell.quantity) in measured or cell.metric not in metrics
+    ]  # fmt: skip
 
 
 def _columns(
