@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import relmap
 from relmap.evaluation import read_method
-from relmap.record import recording
+from relmap.trace import recording
 
 METHOD = "genatt"
 Way = Callable[[], object]

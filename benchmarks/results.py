@@ -18,10 +18,10 @@ from typing import Any
 import relmap
 from relmap.backwards import BACKWARDS
 from relmap.cli.evaluating import _progress
-from relmap.compatibility import choose_backward
 from relmap.errors import RelmapError
 from relmap.evaluation import Plan, Settings, Source, finish, read_method, read_metric, run
 from relmap.methods import METHODS
+from relmap.request.compatibility import choose_backward
 
 # Methods of more than twenty forward passes an image, or of a maximum flow for each token.
 COSTLY = {"integrated-gradients", "occlusion", "attention-flow"}

@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from relmap.data import DATA
+from relmap.data.example import Example
 from relmap.data.hatexplain import LABELS
-from relmap.example import Example
 
 SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
 LONGEST = 128

@@ -22,13 +22,13 @@ from typing import Any
 
 import relmap
 from relmap.backwards import BACKWARDS
-from relmap.compatibility import default_backward, fits
 from relmap.data import DATA
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
+from relmap.metrics.hiding import FILLS
 from relmap.metrics.perturbation import PRESETS
 from relmap.registry import Entry
-from relmap.subject import FILLS
+from relmap.request.compatibility import default_backward, fits
 
 DOCS = Path(__file__).parent
 ROOT = DOCS.parent

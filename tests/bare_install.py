@@ -43,12 +43,12 @@ main()
 
 def wheel_size(folder: Path) -> str:
     """How large the wheel is that was installed, and what of it are weights."""
-    import relmap
+    import clipmapper
 
     wheels = sorted(folder.glob("relmap-*.whl"))
     if not wheels:
         return "the wheel is not beside the environment: its size is not known"
-    weights = Path(relmap.__file__).parent.glob("weights/*/*.safetensors")
+    weights = Path(clipmapper.__file__).parent.glob("weights/*/*.safetensors")
     share = sum(file.stat().st_size for file in weights)
     size = wheels[-1].stat().st_size
     return f"the wheel: {size / 1e6:.2f} MB, with {share / 1e6:.2f} MB of weights"
@@ -56,9 +56,9 @@ def wheel_size(folder: Path) -> str:
 
 def run_demo() -> str:
     """What the demo prints where no other machine can be reached; why not, if it has no model."""
-    import relmap
+    import clipmapper
 
-    if not (Path(relmap.__file__).parent / "weights" / "a-vqa").is_dir():
+    if not (Path(clipmapper.__file__).parent / "weights" / "a-vqa").is_dir():
         return "the demo is skipped: the wheel holds no weights/a-vqa yet"
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
     with tempfile.TemporaryDirectory() as folder:

@@ -10,7 +10,7 @@ import torch
 from on_scenes import arguments, questions
 
 import relmap
-from relmap.draw import sheet
+from relmap.drawing.comparison_sheet import sheet
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import relmap
+from clipmapper.formats.scenes import SceneEvidence
 from relmap.data import DATA
-from relmap.data.scenes import SceneEvidence
 from relmap.evaluation import Evaluation, Settings, Source
 
 RIVALS = ("random", "raw-attention", "rollout", "genatt", "wra")

@@ -12,19 +12,20 @@ each other, `explain_caption` why a network wrote each word, `compare` what seve
 
 import importlib.metadata
 
-from relmap.attribution import Attribution, Layout
-from relmap.captions import CaptionExplanation, explain_caption
-from relmap.comparison import Comparison, compare
-from relmap.draw import draw
+from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError, RelmapError, TraceError
 from relmap.evaluation import Evaluation, evaluate
-from relmap.example import Example
-from relmap.explain import DEFAULT_METHOD, explain
-from relmap.graph import TokenGraph
-from relmap.interaction import Interaction, interaction
+from relmap.explanation import DEFAULT_METHOD, compare, explain
+from relmap.files import draw
+from relmap.generation.captions import CaptionExplanation, explain_caption
+from relmap.interactions import Interaction, interaction
 from relmap.models import Model, load
-from relmap.points import Points, points
-from relmap.record import record
+from relmap.moved import answer_old_paths as _answer_old_paths
+from relmap.result.attribution import Attribution, Layout
+from relmap.result.comparison import Comparison
+from relmap.result.point_prompts import Points, points
+from relmap.trace import record
+from relmap.trace.graph import TokenGraph
 
 __all__ = [
     "DEFAULT_METHOD",
@@ -53,5 +54,7 @@ __all__ = [
     "points",
     "record",
 ]
+
+_answer_old_paths()
 
 __version__ = importlib.metadata.version("relmap")

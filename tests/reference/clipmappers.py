@@ -9,7 +9,7 @@ from architectures.samples import words
 from architectures.weights import enlarge
 from transformers import CLIPConfig
 
-from relmap.clipmapper import (
+from clipmapper.model import (
     CLIPmapperConfig,
     CLIPmapperForCaptioning,
     CLIPmapperForQuestionAnswering,

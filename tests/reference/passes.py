@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relmap.gradients import copy_output, follow_back
-from relmap.propagate import RecordedPass
-from relmap.record import recording
+from relmap.relevance.gradients import copy_output, follow_back
+from relmap.relevance.rows import RecordedPass
+from relmap.trace import recording
 
 EVERYTHING = ("attention", "attention-gradient", "join-gradient", "stream-gradient")
 
@@ -28,3 +28,14 @@ def followed(
         passed = follow_back(recorded, copied, values, EVERYTHING)
         with torch.no_grad():
             yield passed
+
+
+def some_scores(output: Any) -> Tensor:
+    """Something that a network says, one number for each example."""
+    if isinstance(output, Tensor):
+        return output[:, 1]
+    if "logits_per_image" in output:
+        return output["logits_per_image"].diagonal()
+    names = ("logits", "question_answering_score", "itm_score")
+    scores = next(output[name] for name in names if name in output)
+    return scores[:, -1, 1] if scores.ndim == 3 else scores[:, 1]

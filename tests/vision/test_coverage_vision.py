@@ -1,8 +1,8 @@
-"""The architectures of timm, open_clip and torchvision (see `tests/test_coverage.py`)."""
+"""The architectures of timm, open_clip and torchvision (see `tests/trace/test_coverage.py`)."""
 
 import pytest
 from architectures import ARCHITECTURES
-from test_coverage import test_architecture as check_architecture
+from reference.architecture_checks import check_architecture
 
 OTHERS = ("timm", "open_clip", "torchvision")
 CASES = sorted(name for name, one in ARCHITECTURES.items() if one.family in OTHERS)

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from relmap.errors import InputError
 from relmap.models import load, pictures
-from relmap.outputs import TargetContext
 from relmap.targets import resolve
+from relmap.targets.answers import TargetContext
 
 VIT = "vit_tiny_patch16_224"
 CLIP = {

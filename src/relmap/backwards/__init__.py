@@ -6,12 +6,18 @@ found beside their registry, as `relmap.backwards.deep_taylor(rescale_linear=Tru
 
 from __future__ import annotations
 
-from relmap.registry import Registry
-from relmap.rules import Backward
+from collections.abc import Callable
 
-BACKWARDS = Registry("backward", "relmap.backwards")
+from relmap.backwards.operation_rules import Backward
+from relmap.registry import Registry
+
+BACKWARDS: Registry[Callable[..., Backward]] = Registry("backward", "relmap.backwards")
 
 __all__ = ["BACKWARDS", "Backward"]
 
-# A file and its function share a name; after this the name means the function.
-globals().update({entry.function.__name__: entry.function for entry in BACKWARDS.entries()})
+
+def __getattr__(name: str) -> Callable[..., Backward]:
+    # `relmap.backwards.deep_taylor(...)` without a line here for every file of the room
+    if name.startswith("_") or name not in BACKWARDS:
+        raise AttributeError(f"module 'relmap.backwards' has no attribute {name!r}")
+    return BACKWARDS.get(name).function

@@ -1,6 +1,7 @@
 """The program itself: its errors, its version, its entry point."""
 
 import importlib.metadata
+from functools import cache
 from typing import Annotated, Any
 
 import typer
@@ -33,9 +34,20 @@ app = typer.Typer(
 )
 
 
+@cache
+def program() -> typer.Typer:
+    """The program with the commands that other packages add to it."""
+    for point in importlib.metadata.entry_points(group="relmap.commands"):
+        try:
+            point.load()
+        except Exception as error:  # somebody else's package must not take ours down
+            typer.echo(f"the commands of {point.name!r} were left out: {error!r}", err=True)
+    return app
+
+
 def main() -> None:
     """Run the command line."""
-    app()
+    program()()
 
 
 def _version(wanted: bool) -> bool:

@@ -12,7 +12,7 @@ from rich.text import Text
 from relmap.errors import InputError
 
 if TYPE_CHECKING:
-    from relmap.attribution import Attribution
+    from relmap.result.attribution import Attribution
 
 TOP = 3
 
@@ -28,7 +28,7 @@ def method_names(method: str | None) -> list[str] | None:
 
 def _best(attribution: "Attribution", source: str) -> str:
     """The most relevant tokens of a source as people read them; patches as (row, column)."""
-    from relmap.draw.words import readable
+    from relmap.result.token_text import readable
 
     layout = attribution.layout[source]
     words = [piece.text for piece in readable(layout)] if layout.tokens else None
@@ -44,8 +44,8 @@ def show_comparison(
     **settings: Any,
 ) -> None:  # fmt: skip
     """Explain one prediction by several methods (all if none are named) and print or draw them."""
-    from relmap.comparison import compare
-    from relmap.draw import sheet
+    from relmap.drawing.comparison_sheet import sheet
+    from relmap.explanation import compare
 
     error = Console(stderr=True, highlight=False)
     with error.status("") as status:

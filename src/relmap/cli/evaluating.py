@@ -13,7 +13,7 @@ from relmap.errors import InputError
 from relmap.registry import read_option
 
 if TYPE_CHECKING:
-    from relmap.evaluation.run import Progress
+    from relmap.evaluation.runs import Progress
     from relmap.evaluation.tables import Measurements
 
 REASONS = 3  # told of everything that failed

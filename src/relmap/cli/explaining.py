@@ -14,14 +14,14 @@ from rich.text import Text
 
 from relmap.cli.application import app
 from relmap.cli.comparing import method_names, show_comparison
-from relmap.disk import to_json
 from relmap.errors import InputError, MissingExtraError
+from relmap.files import to_json
 from relmap.registry import read_option
 
 if TYPE_CHECKING:
     import torch
 
-    from relmap.attribution import Attribution
+    from relmap.result.attribution import Attribution
 
 
 @app.command()
@@ -66,12 +66,12 @@ def explain(
     # Libraries below may print; with --json nothing but JSON may reach stdout.
     with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
         import relmap
-        from relmap.attribution import ENDINGS
+        from relmap.files import endings_of
 
         names = method_names(method)
         if names is not None and (json or option):
             raise InputError("--json and --option go with a single method")
-        _check_ending(output, ENDINGS if names is None else (".png",))
+        _check_ending(output, endings_of(relmap.Attribution) if names is None else (".png",))
         loaded = relmap.load(
             model, device=device, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
         )
@@ -146,7 +146,7 @@ def _report(result: "Attribution", top: int, output: Path | None) -> None:
 
 
 def _table(example: "Attribution", name: str, top: int) -> Table:
-    from relmap.draw.words import readable
+    from relmap.result.token_text import readable
 
     layout = example.layout[name]
     words = [piece.text for piece in readable(layout)] if layout.tokens else None

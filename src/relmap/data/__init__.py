@@ -18,8 +18,9 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from relmap.data.example import Example
+from relmap.data.run_length_masks import decode_mask, encode_mask
 from relmap.errors import InputError
-from relmap.example import Example
 from relmap.registry import Registry
 
 if TYPE_CHECKING:
@@ -28,8 +29,11 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA",
     "CaptionedImage",
+    "Example",
     "Question",
     "Sample",
+    "decode_mask",
+    "encode_mask",
     "file_of_split",
     "files_of",
     "first_three",

@@ -25,9 +25,9 @@ from relmap.data import (
     read_json,
     require_file_of_split,
 )
+from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError
-from relmap.example import Example
-from relmap.inputs import read_image
+from relmap.request.readers import read_image
 
 __all__ = ["coco_instances"]
 

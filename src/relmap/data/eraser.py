@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from relmap.data import DATA, first_three
+from relmap.data.example import Example
 from relmap.errors import InputError
-from relmap.example import Example
 
 __all__ = ["eraser"]
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from relmap.data import DATA, first_three
+from relmap.data.example import Example
 from relmap.errors import InputError
-from relmap.example import Example
 
 __all__ = ["LABELS", "hatexplain"]
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from relmap.data import DATA
+from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError
-from relmap.example import Example
 
 __all__ = ["huggingface"]
 

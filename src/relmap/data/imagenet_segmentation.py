@@ -20,8 +20,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from relmap.data import DATA
+from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError
-from relmap.example import Example
 
 __all__ = ["SegmentedImages", "imagenet_segmentation"]
 

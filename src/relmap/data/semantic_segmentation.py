@@ -18,8 +18,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from relmap.data import DATA, first_three, images_by_name
+from relmap.data.example import Example
 from relmap.errors import InputError
-from relmap.example import Example
 
 __all__ = ["semantic_segmentation"]
 

@@ -5,7 +5,7 @@ it writes, `tables` what they say; `record` writes down everything that the numb
 """
 
 from relmap.evaluation.plan import Plan, Settings
-from relmap.evaluation.run import Evaluation, Source, evaluate, finish, run
+from relmap.evaluation.runs import Evaluation, Source, evaluate, finish, run
 from relmap.evaluation.specification import Specification, read_method, read_metric
 
 __all__ = [

@@ -14,25 +14,25 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relmap.arguments import count_examples, forward_names
-from relmap.attribution import Attribution
+from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError
-from relmap.evaluation.again import Asker
 from relmap.evaluation.plan import Plan
+from relmap.evaluation.questions import Asker
 from relmap.evaluation.rows import Row
 from relmap.evaluation.specification import CENTRE, Specification
-from relmap.example import Example
-from relmap.explain import explain_answered
-from relmap.inputs import read_image
+from relmap.explanation import explain_answered
 from relmap.metrics import METRICS
 from relmap.metrics.controls import centre_blob
+from relmap.metrics.hiding import Subject
+from relmap.metrics.trial import Curve, Measured, Trial
+from relmap.metrics.word_scores import marked_words, word_scores, word_spans
 from relmap.models import Model, normalisation
-from relmap.outputs import TargetContext
-from relmap.request import read_request
-from relmap.subject import Subject
+from relmap.request.forward_arguments import count_examples, forward_names
+from relmap.request.readers import read_image
+from relmap.request.request import read_request
+from relmap.result.attribution import Attribution
 from relmap.targets import Resolved
-from relmap.trial import Curve, Measured, Trial
-from relmap.words import marked_words, word_scores, word_spans
+from relmap.targets.answers import TargetContext
 
 __all__ = ["Numbered", "judge"]
 

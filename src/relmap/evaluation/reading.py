@@ -20,9 +20,9 @@ import torch
 from torch import Tensor
 
 from relmap.data import DATA
+from relmap.data.example import Example
 from relmap.errors import InputError
 from relmap.evaluation.judging import Numbered
-from relmap.example import Example
 
 __all__ = ["Fingerprint", "numbered_batches", "read_examples"]
 

@@ -25,7 +25,7 @@ from relmap.evaluation.plan import Plan
 from relmap.evaluation.rows import Row, parts, read_part
 from relmap.evaluation.specification import Specification
 from relmap.metrics import METRICS
-from relmap.trial import Curve
+from relmap.metrics.trial import Curve
 
 __all__ = [
     "Cell",

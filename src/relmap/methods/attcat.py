@@ -11,10 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relmap.algebra import Tile, head_mean, per_token
-from relmap.graph import Attention, State
 from relmap.methods import METHODS
-from relmap.propagate import (
+from relmap.relevance.attention_maps import Tile, head_mean, per_token
+from relmap.relevance.rows import (
     RecordedPass,
     Rule,
     mixing,
@@ -23,6 +22,7 @@ from relmap.propagate import (
     push_rows,
     skipped_joins,
 )
+from relmap.trace.graph import Attention, State
 
 
 @METHODS.register(

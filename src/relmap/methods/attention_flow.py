@@ -14,11 +14,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relmap.algebra import Tile, gradient_weighted, head_mean
 from relmap.errors import InputError
-from relmap.graph import Attention, Link, State, TokenGraph
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, mixing
+from relmap.relevance.attention_maps import Tile, gradient_weighted, head_mean
+from relmap.relevance.rows import RecordedPass, Rule, mixing
+from relmap.trace.graph import Attention, Link, State, TokenGraph
 
 EDGES = 20_000
 """Most edges of the graph of one example; beyond that the flows would take minutes."""

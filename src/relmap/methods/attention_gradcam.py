@@ -7,11 +7,11 @@ from typing import Literal
 
 from torch import Tensor
 
-from relmap.algebra import Tile, wide
-from relmap.graph import Attention
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, made_by_inputs
-from relmap.single_layer import read_layer
+from relmap.relevance.attention_maps import Tile, wide
+from relmap.relevance.one_layer import read_layer
+from relmap.relevance.rows import RecordedPass, made_by_inputs
+from relmap.trace.graph import Attention
 
 
 @METHODS.register(

@@ -17,14 +17,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from relmap.algebra import TILE_ELEMENTS, wide
 from relmap.errors import InputError
-from relmap.graph import Attention
 from relmap.methods import METHODS
-from relmap.outputs import fields
-from relmap.propagate import made_by_inputs
-from relmap.recorded_pass import RecordedPass
-from relmap.replaying import (
+from relmap.relevance.attention_maps import TILE_ELEMENTS, wide
+from relmap.relevance.readout_heads import (
     Reading,
     alone,
     alone_in_pool,
@@ -36,7 +32,11 @@ from relmap.replaying import (
     to_rows,
     value_heads,
 )
-from relmap.streams import own_leaves
+from relmap.relevance.rows import made_by_inputs
+from relmap.relevance.streams import own_leaves
+from relmap.relevance.traced_pass import RecordedPass
+from relmap.targets.answers import fields
+from relmap.trace.graph import Attention
 
 _EMBEDDINGS = (("image_embeds", "text_embeds"), ("image_features", "text_features"), ("0", "1"))
 

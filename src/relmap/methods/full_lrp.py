@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from relmap.entrance import read_entrance
 from relmap.methods import METHODS
-from relmap.recorded_pass import RecordedPass
+from relmap.relevance.entering_tokens import read_entrance
+from relmap.relevance.traced_pass import RecordedPass
 
 
 def pixel_relevance(passed: RecordedPass) -> dict[str, Tensor]:

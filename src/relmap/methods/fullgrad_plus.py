@@ -17,10 +17,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relmap.algebra import head_mean, per_token
-from relmap.graph import Activation, State, TokenGraph
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, moved, push_rows
+from relmap.relevance.attention_maps import head_mean, per_token
+from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
+from relmap.trace.graph import Activation, State, TokenGraph
 
 
 @METHODS.register(

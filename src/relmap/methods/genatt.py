@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relmap.algebra import gradient_weighted
-from relmap.graph import State
-from relmap.maps import Maps, carry_maps, read_rows
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, push_rows
-from relmap.streams import answers, crosses, has_cross_attention, own_leaves
+from relmap.relevance.attention_maps import gradient_weighted
+from relmap.relevance.maps import Maps, carry_maps, read_rows
+from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.streams import answers, crosses, has_cross_attention, own_leaves
+from relmap.trace.graph import State
 
 
 def genatt_maps(

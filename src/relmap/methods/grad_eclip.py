@@ -18,13 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from relmap.algebra import TILE_ELEMENTS, attention_rows, gradient_rows
 from relmap.errors import InputError
-from relmap.graph import Activation, Attention
 from relmap.methods import METHODS
-from relmap.propagate import made_by_inputs, on_keys
-from relmap.recorded_pass import RecordedPass
-from relmap.replaying import (
+from relmap.relevance.attention_maps import TILE_ELEMENTS, attention_rows, gradient_rows
+from relmap.relevance.readout_heads import (
     Block,
     Reading,
     carried_down,
@@ -36,6 +33,9 @@ from relmap.replaying import (
     to_rows,
     value_heads,
 )
+from relmap.relevance.rows import made_by_inputs, on_keys
+from relmap.relevance.traced_pass import RecordedPass
+from relmap.trace.graph import Activation, Attention
 
 
 @METHODS.register(

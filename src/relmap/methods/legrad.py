@@ -13,13 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from relmap.algebra import TILE_ELEMENTS, gradient_rows
 from relmap.errors import InputError
-from relmap.graph import Attention
 from relmap.methods import METHODS
-from relmap.propagate import on_keys
-from relmap.recorded_pass import RecordedPass
-from relmap.replaying import (
+from relmap.relevance.attention_maps import TILE_ELEMENTS, gradient_rows
+from relmap.relevance.readout_heads import (
     Block,
     Reading,
     carried_down,
@@ -29,6 +26,9 @@ from relmap.replaying import (
     readings,
     to_rows,
 )
+from relmap.relevance.rows import on_keys
+from relmap.relevance.traced_pass import RecordedPass
+from relmap.trace.graph import Attention
 
 
 @METHODS.register(

@@ -11,11 +11,8 @@ import torch
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.graph import Attention
 from relmap.methods import METHODS
-from relmap.propagate import made_by_inputs
-from relmap.recorded_pass import RecordedPass
-from relmap.replaying import (
+from relmap.relevance.readout_heads import (
     Reading,
     alone,
     alone_in_pool,
@@ -26,6 +23,9 @@ from relmap.replaying import (
     to_rows,
     value_heads,
 )
+from relmap.relevance.rows import made_by_inputs
+from relmap.relevance.traced_pass import RecordedPass
+from relmap.trace.graph import Attention
 
 
 @METHODS.register(

@@ -10,12 +10,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relmap.algebra import wide
 from relmap.errors import InputError
-from relmap.graph import Source
 from relmap.methods import METHODS
-from relmap.recorded_pass import RecordedPass
-from relmap.replaying import blank, entering_tokens
+from relmap.relevance.attention_maps import wide
+from relmap.relevance.readout_heads import blank, entering_tokens
+from relmap.relevance.traced_pass import RecordedPass
+from relmap.trace.graph import Source
 
 
 @METHODS.register(

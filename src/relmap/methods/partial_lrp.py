@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from relmap.algebra import Tile
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass
-from relmap.single_layer import read_layer
+from relmap.relevance.attention_maps import Tile
+from relmap.relevance.one_layer import read_layer
+from relmap.relevance.rows import RecordedPass
 
 
 @METHODS.register(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass
+from relmap.relevance.rows import RecordedPass
 
 
 @METHODS.register(

@@ -13,12 +13,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relmap.algebra import clamped_head_mean
-from relmap.graph import State
-from relmap.maps import Maps, carry_maps, read_rows
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, push_rows
-from relmap.streams import crosses, has_cross_attention, own_leaves
+from relmap.relevance.attention_maps import clamped_head_mean
+from relmap.relevance.maps import Maps, carry_maps, read_rows
+from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.streams import crosses, has_cross_attention, own_leaves
+from relmap.trace.graph import State
 
 
 def rollout_maps(passed: RecordedPass, normalize: bool, start_layer: int) -> Maps:

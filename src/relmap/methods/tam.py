@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn import functional
 
-from relmap.algebra import head_mean, wide
 from relmap.errors import InputError
-from relmap.graph import TokenGraph
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, push_rows
+from relmap.relevance.attention_maps import head_mean, wide
+from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.trace.graph import TokenGraph
 
 _TEXT = ("input_ids", "inputs_embeds")
 _INSTEAD = "use method='genatt', which explains any attention model"

@@ -24,13 +24,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from relmap.algebra import Tile
 from relmap.errors import InputError
-from relmap.graph import Activation, Attention, State, TokenGraph
-from relmap.maps import Maps, carry_maps, gather
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, moved_values, push_rows
-from relmap.transformations import Table, entering, head_outputs, token_table, unknown
+from relmap.relevance.attention_maps import Tile
+from relmap.relevance.maps import Maps, carry_maps, gather
+from relmap.relevance.rows import RecordedPass, Rule, moved_values, push_rows
+from relmap.relevance.token_changes import Table, entering, head_outputs, token_table, unknown
+from relmap.trace.graph import Activation, Attention, State, TokenGraph
 
 
 def tokentm_maps(passed: RecordedPass, *, start_layer: int = 0, **options: Any) -> Maps:

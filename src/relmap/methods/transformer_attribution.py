@@ -17,12 +17,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from relmap.algebra import Tile, attention_rows
-from relmap.graph import TokenGraph
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, push_rows, stream_layers
-from relmap.single_layer import read_layer
-from relmap.streams import crosses, has_cross_attention
+from relmap.relevance.attention_maps import Tile, attention_rows
+from relmap.relevance.one_layer import read_layer
+from relmap.relevance.rows import RecordedPass, Rule, push_rows, stream_layers
+from relmap.relevance.streams import crosses, has_cross_attention
+from relmap.trace.graph import TokenGraph
 
 
 @METHODS.register(

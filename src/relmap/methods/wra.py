@@ -18,11 +18,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from relmap.algebra import gradient_weighted, per_token, wide
-from relmap.graph import Activation, State
-from relmap.maps import Maps, carry_maps
 from relmap.methods import METHODS
-from relmap.propagate import RecordedPass, Rule, example_mean, push_rows
+from relmap.relevance.attention_maps import gradient_weighted, per_token, wide
+from relmap.relevance.maps import Maps, carry_maps
+from relmap.relevance.rows import RecordedPass, Rule, example_mean, push_rows
+from relmap.trace.graph import Activation, State
 
 
 def wra_maps(passed: RecordedPass, **options: Any) -> Maps:

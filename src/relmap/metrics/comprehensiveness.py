@@ -7,7 +7,7 @@ depend on what an input looks like with a hole in it.
 from __future__ import annotations
 
 from relmap.metrics import METRICS
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
 
 __all__ = ["comprehensiveness"]
 

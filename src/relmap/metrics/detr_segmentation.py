@@ -19,11 +19,11 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional
 
+from relmap.data.run_length_masks import encode_mask
 from relmap.errors import InputError, MissingExtraError
 from relmap.metrics import METRICS
-from relmap.outputs import TargetContext, fields, read_answer
-from relmap.scenes.masks import encode_mask
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
+from relmap.targets.answers import TargetContext, fields, read_answer
 
 __all__ = ["average_precision", "detr_segmentation", "otsu_threshold", "segment"]
 

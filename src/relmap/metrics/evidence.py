@@ -14,10 +14,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from relmap.data.example import Example
 from relmap.errors import InputError
-from relmap.example import Example
 from relmap.metrics import METRICS
-from relmap.trial import Trial, Units
+from relmap.metrics.trial import Trial, Units
 
 __all__ = ["evidence", "evidence_tokens", "word_recall"]
 

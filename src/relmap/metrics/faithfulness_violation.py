@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from relmap.metrics import METRICS
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
 
 __all__ = ["faithfulness_violation"]
 

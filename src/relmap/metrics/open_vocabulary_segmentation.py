@@ -19,7 +19,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS, to_mask_size
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
 
 __all__ = ["judge_regions", "open_vocabulary_segmentation"]
 

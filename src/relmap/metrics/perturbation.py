@@ -17,7 +17,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.trial import Curve, Measured, Trial, Units, area
+from relmap.metrics.trial import Curve, Measured, Trial, Units, area
 
 __all__ = ["PRESETS", "Protocol", "perturbation"]
 
@@ -35,7 +35,7 @@ class Protocol:
         reference: Where it was published.
         source: What is perturbed: "image", "text" or "features" (boxes).
         unit: "patch" or "pixel" of an image, "token" of the others.
-        fill: What stands in the place of what is hidden (see `relmap.subject.FILLS`).
+        fill: What stands in the place of what is hidden (see `relmap.metrics.hiding.FILLS`).
         steps: The shares of the units that are hidden.
         count: How many units a share s of n is: "hidden", int(n s) are hidden; "kept",
             int(n (1 - s)) are kept.

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.trial import Curve, Measured, Trial, Units, area
+from relmap.metrics.trial import Curve, Measured, Trial, Units, area
 
 __all__ = ["STEPS", "kept_patches", "ref_clip_score"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
 
 __all__ = ["coefficient", "saco"]
 

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from relmap.attribution import Attribution
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.trial import Curve, Measured, Trial
+from relmap.metrics.trial import Curve, Measured, Trial
+from relmap.result.attribution import Attribution
 
 __all__ = ["randomised", "rank_correlation", "sanity_check"]
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from relmap.metrics import METRICS, check_maps, to_mask_size
-from relmap.ranking import average_precision
+from relmap.metrics.precision_recall import average_precision
 
 __all__ = ["segmentation"]
 

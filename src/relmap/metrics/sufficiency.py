@@ -7,7 +7,7 @@ model is asked whether it would still say the same.
 from __future__ import annotations
 
 from relmap.metrics import METRICS
-from relmap.trial import Measured, Trial
+from relmap.metrics.trial import Measured, Trial
 
 __all__ = ["sufficiency"]
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS
-from relmap.ranking import average_precision, precision_recall_area
+from relmap.metrics.precision_recall import average_precision, precision_recall_area
 
 __all__ = ["token_f1"]
 
@@ -92,7 +92,7 @@ def token_f1(
     A text of which no word is marked is NaN in everything: leave it out of the means.
 
     Args:
-        scores: The relevance of every word, see `relmap.words.word_scores`.
+        scores: The relevance of every word, see `relmap.metrics.word_scores.word_scores`.
         truth: Which words people marked.
         k: How many words make C: None for as many as are marked, which makes precision, recall and
             f1 equal; a whole number; or a share of the words between 0 and 1, rounded up.

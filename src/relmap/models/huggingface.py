@@ -8,10 +8,11 @@ all the same, fed by its forward's own arguments.
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from relmap.errors import InputError, MissingExtraError, RelmapError
 from relmap.models import SOURCES, Model, class_labels, settle
-from relmap.preparation import Parts, prepare
+from relmap.request.processors import Parts, prepare
 
 __all__ = ["huggingface", "pipeline"]
 
@@ -112,15 +113,30 @@ def _model(network: nn.Module, name: str, parts: Parts) -> Model:
 def _config(name: str, trust_remote_code: bool) -> Any:
     from transformers import AutoConfig
 
-    import relmap.clipmapper  # noqa: F401  (from here on the Auto classes know its classes)
-
     if os.path.isdir(name) and not os.path.isfile(os.path.join(name, "config.json")):
         raise InputError(
             f"The folder {name!r} holds no config.json: give a folder that save_pretrained wrote."
         )
     if os.path.isfile(name):
         raise InputError(f"{name!r} is a file: give the folder that holds it and its config.json.")
+    _register_classes(name)
     return AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+
+
+def _register_classes(name: str) -> None:
+    """Import what an installed package brings for the model type of a folder.
+
+    The entry points of the group `relmap.transformers` are named by model types; importing one
+    registers its classes with the Auto classes of transformers.
+    """
+    from transformers import PreTrainedConfig
+
+    with suppress(OSError):
+        config, _ = PreTrainedConfig.get_config_dict(name)
+        kind = config.get("model_type")
+        for point in importlib.metadata.entry_points(group="relmap.transformers"):
+            if point.name == kind:
+                point.load()
 
 
 def _network(

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relmap.arguments import complete
 from relmap.errors import InputError, MissingExtraError
-from relmap.inputs import check_kinds, read_image, read_texts, same_length, to_list
 from relmap.models import SOURCES, Model, read_weights, settle
+from relmap.request.forward_arguments import complete
+from relmap.request.readers import check_kinds, read_image, read_texts, same_length, to_list
 
 __all__ = ["open_clip"]
 

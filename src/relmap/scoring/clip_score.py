@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.inputs import read_image
+from relmap.request.readers import read_image
 
 __all__ = ["CLIP_SCORES", "ClipScorer", "clip_score", "ref_clip_score"]
 
@@ -99,7 +99,7 @@ class ClipScorer:
 
     @torch.no_grad()
     def embed_images(self, images: Sequence[Any]) -> Float[Tensor, "images width"]:
-        """Embeddings of pictures: PIL images, paths, or whatever `relmap.inputs` reads."""
+        """Embeddings of pictures: PIL images, paths, or whatever `relmap.request.readers` reads."""
 
         def embed(batch: Sequence[Any]) -> Any:
             pictures = [read_image(image) for image in batch]

@@ -26,8 +26,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.outputs import Answer, TargetContext, fields, read_answer
 from relmap.registry import Registry
+from relmap.targets.answers import Answer, TargetContext, fields, read_answer
 
 __all__ = ["TARGETS", "Resolved", "Target", "TargetContext", "choose", "find_token", "resolve"]
 

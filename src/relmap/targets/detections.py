@@ -10,8 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.outputs import Answer, fields, read_answer
 from relmap.targets import TARGETS, Target, TargetContext, choose
+from relmap.targets.answers import Answer, fields, read_answer
 
 __all__ = ["detection_query"]
 

@@ -8,8 +8,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.outputs import read_answer
 from relmap.targets import TARGETS, Target, TargetContext
+from relmap.targets.answers import read_answer
 
 __all__ = ["similarity"]
 

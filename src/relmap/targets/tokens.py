@@ -15,8 +15,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.outputs import last_token, token_logits
 from relmap.targets import TARGETS, Target, TargetContext, find_token
+from relmap.targets.answers import last_token, token_logits
 
 __all__ = ["generated_tokens", "token_log_probability"]
 

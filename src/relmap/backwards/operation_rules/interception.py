@@ -1,0 +1,137 @@
+"""Lets a network run unchanged and decides what flows back through it.
+
+The recorder sees a function of the network and hands it over; here it is run.
+Functions that only move values keep their own gradient, since moving relevance is the same. All
+others need a rule: a plain gradient in the middle of a relevance pass would be a wrong map that
+looks like a right one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from relmap.backwards.operation_rules.operation import Operation, Passage, Rule, tensors_of
+from relmap.errors import TraceError
+from relmap.trace.calls import function_name, plain_name
+from relmap.trace.operations import concatenation, movement, writes
+from relmap.trace.recorder import Recorder
+from relmap.trace.table import RULES, drop
+
+ADDING_UP = frozenset(["index_add", "scatter_add", "scatter_reduce"])
+"""Functions that add what they write to what is there."""
+
+_MOVES = {movement.__name__, concatenation.__name__, writes.__name__}
+MOVEMENT = (
+    frozenset(name for name, rule in RULES.items() if rule.__module__ in _MOVES or rule is drop)
+    | {"__iter__"}
+) - ADDING_UP
+"""Functions that move values and compute nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Backward:
+    """What every operation passes back: a table from operations to rules.
+
+    `family` "gradient": the rules change the gradient, and dA with it; "relevance": they
+    distribute relevance, which gives every attention map its R_A beside the plain dA.
+    """
+
+    name: str
+    family: Literal["gradient", "relevance"]
+    rules: Mapping[str, Rule]
+    settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
+
+
+class Interception:
+    """Runs every torch function of a network with the rule that a backward has for it."""
+
+    def __init__(self, backward: Backward, recorder: Recorder) -> None:
+        self.backward = backward
+        self.passage = Passage(recorder, backward.family, backward.settings)
+
+    def run(
+        self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Run one torch function."""
+        raw = function_name(function)
+        name, in_place = plain_name(raw)
+        if (in_place or kwargs.get("inplace")) and args:
+            self.passage.overwrite(args[0])
+        if name in MOVEMENT and not _adds_up(name, args, kwargs):
+            return self._moved(function(*args, **kwargs), args, kwargs)
+        passage = self.passage
+        operands = [one for one in tensors_of(args, kwargs) if one.requires_grad]
+        if not operands or not torch.is_grad_enabled():
+            return function(*args, **kwargs)
+        if not any(passage.carries(one) for one in operands):
+            return self._stopped(function(*args, **kwargs))
+        rule = self.backward.rules.get(name)
+        if rule is None:
+            return self._without_rule(name, function(*args, **kwargs))
+        return self._ruled(rule, name, raw, in_place, function, args, kwargs)
+
+    def _ruled(
+        self, rule: Rule, name: str, raw: str, in_place: bool, function: Callable[..., Any],
+        args: tuple[Any, ...], kwargs: dict[str, Any],
+    ) -> Any:  # fmt: skip
+        written: Tensor | None = None
+        if in_place or kwargs.get("inplace"):
+            written = args[0]
+            # The rule needs the operand as it was.
+            args = (self.passage.mark_like(args[0].clone(), args[0]), *args[1:])
+            kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
+            if in_place:
+                function = getattr(torch, name, None) or getattr(torch.Tensor, name)
+        swapped = raw.startswith("__r") and len(args) == 2 and not raw.startswith("__round")
+        if swapped:
+            operator = function
+            args, function = args[::-1], lambda one, other, **more: operator(other, one, **more)
+        result = rule(Operation(name, function, args, kwargs, self.passage))
+        if written is None:
+            return result
+        with torch.enable_grad():
+            return self.passage.mark_like(written.copy_(result), result)
+
+    def _without_rule(self, name: str, result: Any) -> Any:
+        """Sizes, comparisons and counts need no rule: nothing flows back through them."""
+        parts = result if isinstance(result, (tuple, list)) else [result]
+        if not any(isinstance(part, Tensor) and part.requires_grad for part in parts):
+            return result
+        raise TraceError(
+            self.passage.recorder.at(
+                f"the backward {self.backward.name!r} has no rule for '{name}', and a plain "
+                "gradient there would make a wrong map; use another backward"
+            )
+        )
+
+    def _stopped(self, result: Any) -> Any:
+        if isinstance(result, Tensor) and result.requires_grad:
+            self.passage.stop(result)
+        return result
+
+    def _moved(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+        """Marks stay on values that were only moved."""
+        if not self.passage.marked:
+            return result
+        operands = [one for one in tensors_of(args, kwargs) if one.requires_grad]
+        parts = result if isinstance(result, (tuple, list)) else [result]
+        if operands and not any(self.passage.carries(one) for one in operands):
+            for part in parts:
+                self._stopped(part)
+        elif operands and all(self.passage.is_gate(one) for one in operands):
+            for part in parts:
+                if isinstance(part, Tensor):
+                    self.passage.gate(part)
+        return result
+
+
+def _adds_up(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+    """Whether `index_put` or `scatter` adds to what is there, as they can be told to."""
+    if name == "index_put":
+        return bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
+    return name == "scatter" and kwargs.get("reduce") is not None

@@ -1,0 +1,213 @@
+"""evaluate: from a model and data to tables of how true each method's explanations are.
+
+Batches are judged one after another and written as they are done; what is written is never
+computed again. The tables are made from what is written, so that a run which was killed and begun
+again ends with the same tables, byte by byte.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from relmap.data.example import Example
+from relmap.errors import InputError
+from relmap.evaluation.engine import Engine, Part, run_here
+from relmap.evaluation.plan import Plan, Settings
+from relmap.evaluation.protocol import check_record, record_of, write_record
+from relmap.evaluation.reading import Fingerprint, numbered_batches, read_examples
+from relmap.evaluation.rows import part_path, parts, write_part
+from relmap.evaluation.specification import read_method, read_metric
+from relmap.evaluation.tables import (
+    Cell,
+    Measurements,
+    collect,
+    summarise,
+    to_csv,
+    to_latex,
+    to_markdown,
+)
+from relmap.files import write_whole
+from relmap.models import describe, load
+
+__all__ = ["Evaluation", "evaluate"]
+
+Progress = Callable[[int, int | None], None]
+"""(examples of a batch, examples in all where that is known); called after every batch."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where examples come from: a path or name with its format, or a sequence of examples."""
+
+    data: Any
+    form: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """What an evaluation found.
+
+    Attributes:
+        cells: Every number of the tables.
+        measurements: Curves, errors, and the values of single examples.
+        folder: Where rows, tables, curves and the protocol record lie; gone if none was named.
+        plan: What was done.
+    """
+
+    cells: list[Cell]
+    measurements: Measurements
+    folder: Path
+    plan: Plan
+
+    def __str__(self) -> str:
+        """The tables as Markdown."""
+        return to_markdown(self.cells)
+
+    def value(self, method: str, metric: str, quantity: str = "") -> float | None:
+        """One number of the table; `quantity` may be left out where the metric has one."""
+        wanted = (str(read_method(method)), str(read_metric(metric)))
+        for cell in self.cells:
+            if (cell.method, cell.metric) == wanted and quantity in ("", cell.quantity):
+                return cell.value
+        return None
+
+
+def evaluate(
+    model: Any,
+    data: Any,
+    methods: Sequence[str],
+    metrics: Sequence[str],
+    *,
+    output: str | os.PathLike[str] | None = None,
+    settings: Settings | None = None,
+    engine: Engine = run_here,
+) -> Evaluation:
+    """How true the explanations of a model are: methods judged by metrics on a data set.
+
+    `model` is what `relmap.explain` takes, or the name of one to load. `data` is a sequence of
+    `Example`s (or samples of a data format), or `Source(path, form)`. `methods` and `metrics` are
+    names with options, such as "genatt:start_layer=1" and "perturbation:preset=wra-text".
+    `output` is a folder for rows, tables, curves and the protocol record; a run that finds its own
+    rows there goes on. `engine` says where batches are judged: here, or on a Ray cluster
+    (`relmap.evaluation.ray_engine.on_ray`).
+
+    Raises:
+        InputError: A name or option is unknown, the data cannot be read, or the folder holds
+            another evaluation.
+        MissingExtraError: pyarrow or scipy is not installed.
+
+    Example:
+        >>> import torch, relmap
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> config = ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2,
+        ...     intermediate_size=8, image_size=8, patch_size=4, num_labels=3)
+        >>> network = ViTForImageClassification(config)
+        >>> examples = [relmap.Example(str(at), image=torch.rand(3, 8, 8)) for at in range(4)]
+        >>> found = evaluate(network, examples, ["genatt", "random"],
+        ...     ["perturbation:fill=image-mean,measure=probability"])
+        >>> [(cell.method, cell.quantity) for cell in found.cells][:2]
+        [('genatt', 'positive'), ('random', 'positive')]
+    """
+    plan = Plan(
+        tuple(read_method(one) for one in methods),
+        tuple(read_metric(one) for one in metrics),
+        settings or Settings(),
+    )
+    if output is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return run(model, data, plan, Path(folder), engine)
+    return run(model, data, plan, Path(output), engine)
+
+
+def run(
+    model: Any, data: Any, plan: Plan, folder: Path, engine: Engine = run_here,
+    progress: Progress | None = None,
+) -> Evaluation:  # fmt: skip
+    """Judge what has no rows yet, then make the tables of all rows; see `evaluate`."""
+    if not plan.methods or not plan.metrics:
+        raise InputError("an evaluation needs at least one method and one metric")
+    source = data if isinstance(data, Source) else Source(data)
+    described = load(model) if isinstance(model, str | os.PathLike) else describe(model)
+    examples = read_examples(source.data, source.form, source.options)
+    record = record_of(described, _about(source, examples, plan.settings.limit), plan)
+    (folder / "rows").mkdir(parents=True, exist_ok=True)
+    if not check_record(folder, record):
+        write_record(folder, record)
+    fingerprint = Fingerprint()
+    batches = numbered_batches(examples, plan.settings.batch_size, plan.settings.limit)
+    limit = plan.settings.limit
+    total = len(examples[:limit]) if isinstance(examples, list) else limit
+
+    def report(number: int) -> None:
+        if progress is not None:
+            progress(number, total)
+
+    for part in engine(described, _waiting(batches, folder / "rows", fingerprint, report), plan):
+        write_part(folder / "rows", part.number, part.rows)
+        report(part.examples)
+    record["data"] |= {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}
+    check_record(folder, record)  # a stream is known at its end only
+    write_record(folder, record)
+    return finish(folder, plan)
+
+
+def finish(folder: Path, plan: Plan) -> Evaluation:
+    """The tables and curves of the rows in a folder."""
+    found = collect(folder / "rows")
+    cells = summarise(found, plan)
+    for name, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
+        write_whole(folder / f"table.{name}", write(cells).encode())
+    _draw(found, folder)
+    return Evaluation(cells, found, folder, plan)
+
+
+def _draw(found: Measurements, folder: Path) -> None:
+    """One figure for every curve, every method a line; without matplotlib the rows hold them."""
+    drawn = found.curves()
+    if not drawn or importlib.util.find_spec("matplotlib") is None:
+        return
+    from relmap.drawing.curves import curves
+
+    for (metric, quantity), lines in drawn.items():
+        name = re.sub(r"[^a-z0-9.]+", "-", f"{metric} {quantity}".lower())
+        for ending in ("png", "svg"):
+            curves(
+                lines, f"{metric}: {quantity.removesuffix('-curve')}", folder / f"{name}.{ending}"
+            )
+
+
+def _waiting(
+    batches: Iterator[list[Any]],
+    folder: Path,
+    fingerprint: Fingerprint,
+    report: Callable[[int], None],
+) -> Iterator[Part]:
+    """The batches that have no rows yet; reports the others."""
+    done = {path.name for path in parts(folder)}
+    for number, numbered in enumerate(batches):
+        for _, example in numbered:
+            fingerprint.add(example)
+        if part_path(folder, number).name not in done:
+            yield Part(number, len(numbered), numbered)
+        else:
+            report(len(numbered))
+
+
+def _about(source: Source, examples: Iterable[Example], limit: int | None) -> dict[str, Any]:
+    named = isinstance(source.data, str | os.PathLike)
+    name = os.path.basename(os.path.normpath(source.data)) if named else "given"
+    about = {"name": name, "format": source.form, "options": dict(source.options)}
+    if not isinstance(examples, list):
+        return about
+    fingerprint = Fingerprint()
+    for example in examples[:limit]:
+        fingerprint.add(example)
+    return about | {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}

@@ -1,0 +1,284 @@
+"""From a recorded forward pass and a target to everything a method works on.
+
+The target is computed on a detached copy of the output, so that what it reads directly is known;
+then one call of autograd brings all gradients that the method asked for, down to the tokens and no
+further, and touches no `.grad`.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import CheckpointError
+
+from relmap.backwards.operation_rules import Passage
+from relmap.errors import InputError, TraceError
+from relmap.relevance.attention_maps import per_token, wide
+from relmap.relevance.rows import RecordedPass
+from relmap.trace import Recorded, build_graph
+from relmap.trace.graph import Activation, TokenGraph
+
+
+@dataclass(eq=False)
+class OutputCopy:
+    """A copy of a model output whose tensors are leaves, beside the tensors it was copied from."""
+
+    output: Any
+    pairs: list[tuple[Tensor, Tensor]]
+
+
+def copy_output(output: Any) -> OutputCopy:
+    """Cut the target off from the network: same structure, detached floating tensors."""
+    leaves: dict[int, tuple[Tensor, Tensor]] = {}
+    return OutputCopy(_copied(output, leaves), list(leaves.values()))
+
+
+def _copied(value: Any, leaves: dict[int, tuple[Tensor, Tensor]]) -> Any:
+    # No inner function: one that calls itself would hold on to the output of the network.
+    if isinstance(value, Tensor):
+        if not value.dtype.is_floating_point:
+            return value
+        if id(value) not in leaves:
+            leaves[id(value)] = (value, value.detach().requires_grad_())
+        return leaves[id(value)][1]
+    if isinstance(value, dict):
+        return _like(value, {key: _copied(part, leaves) for key, part in value.items()})
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(_copied(part, leaves) for part in value))
+    if isinstance(value, (tuple, list)):
+        return type(value)(_copied(part, leaves) for part in value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        twin = copy.copy(value)
+        for field in dataclasses.fields(value):
+            object.__setattr__(twin, field.name, _copied(getattr(value, field.name), leaves))
+        return twin
+    return value
+
+
+def _like(value: dict[Any, Any], parts: dict[Any, Any]) -> Any:
+    """A mapping of the same kind: model outputs are built from their fields."""
+    if dataclasses.is_dataclass(value):
+        return type(value)(**parts)
+    return type(value)(parts)
+
+
+def follow_back(
+    recorded: Recorded,
+    copied: OutputCopy,
+    values: Float[Tensor, " batch"],
+    needs: Sequence[str],
+) -> RecordedPass:
+    """The token graph under the target, with the gradients a method needs.
+
+    Raises:
+        TraceError: the target reads no token, or reads attention that was not followed.
+    """
+    (found,) = follow_each(recorded, copied, [values], needs)
+    return found
+
+
+def follow_each(
+    recorded: Recorded,
+    copied: OutputCopy,
+    targets: Sequence[Float[Tensor, " batch"]],
+    needs: Sequence[str],
+    passage: Passage | None = None,
+) -> Iterator[RecordedPass]:
+    """The token graph under one target after another: one forward pass, one gradient for each.
+
+    With the passage of a relevance backward, relevance follows each gradient.
+
+    Raises:
+        TraceError: a target reads no token, or reads attention that was not followed.
+    """
+    tensors: list[Tensor] = []
+    graph, kept, stray = None, [], []
+    for count, values in enumerate(targets, start=1):
+        read, starts = _read_outputs(copied, values)
+        if graph is None or [id(one) for one in read] != [id(one) for one in tensors]:
+            tensors, graph = read, build_graph(recorded, read, len(values))
+            stray = _stray_attentions(recorded, graph)
+            kept = [one for one in (*_activations(graph, needs), *stray) if one.edge is not None]
+        edges = [one.edge for one in kept if one.edge is not None]
+        if not edges:
+            raise TraceError(
+                "no attention of this network takes part in autograd: its forward runs under "
+                "no_grad, or in code with a backward of its own (reversible layers)"
+            )
+        more = count < len(targets)
+        relevant = passage is not None and passage.family == "relevance"
+        again = more or relevant
+        found = _follow(tensors, edges, starts, again)
+        pairs = zip(kept, found, strict=True)
+        gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
+        _check_reach(stray, gradients)
+        read = [(one.detach(), start) for one, start in zip(tensors, starts, strict=True)]
+        passed = RecordedPass(graph, _readout(graph, gradients), gradients, outputs=tuple(read))
+        if passage is not None and relevant:
+            passed = _with_relevance(passed, recorded, (tensors, starts), needs, passage, more)
+        yield passed
+
+
+def _follow(
+    outputs: Sequence[Tensor], to: Sequence[Any], starts: Sequence[Tensor], again: bool
+) -> tuple[Tensor | None, ...]:
+    try:
+        return torch.autograd.grad(outputs, to, starts, allow_unused=True, retain_graph=again)
+    except CheckpointError as error:
+        raise TraceError(
+            "gradient checkpointing runs parts of the network again on the way back, where no rule "
+            "of the backward applies; switch it off (gradient_checkpointing_disable())"
+        ) from error
+
+
+def _with_relevance(
+    passed: RecordedPass, recorded: Recorded, output: tuple[list[Tensor], list[Tensor]],
+    needs: Sequence[str], passage: Passage, more: bool,
+) -> RecordedPass:  # fmt: skip
+    """The relevance of every attention output, and of tokens and arguments if they are needed.
+
+    It starts with dy/d(output): a one-hot vector where the target is a logit.
+
+    Raises:
+        InputError: a backward that keeps totals would start with a total of zero.
+    """
+    if passage.settings.get("normalize_sums"):
+        _check_start(output[1], passed.graph.batch)
+    kept = [attention.output for attention in passed.graph.attentions]
+    leaves: dict[str, Tensor] = {}
+    if "token-relevance" in needs:
+        kept += _activations(passed.graph, ("stream-gradient",))
+        leaves = {n: one for n, one in recorded.inputs.items() if one.requires_grad}
+    kept = list({id(one): one for one in kept if one.edge is not None}.values())
+    edges = [one.edge for one in kept if one.edge is not None]
+    with passage.carrying_relevance(passed.graph.batch):
+        found = _follow(output[0], [*edges, *leaves.values()], output[1], more)
+    pairs = zip(kept, found, strict=False)
+    relevances = {id(one): part for one, part in pairs if part is not None}
+    arguments = zip(leaves, found[len(kept) :], strict=True)
+    return replace(
+        passed,
+        relevances=relevances,
+        arguments={name: part for name, part in arguments if part is not None},
+    )
+
+
+def _check_start(starts: Sequence[Tensor], batch: int) -> None:
+    """Where totals are kept, a start of +1 and -1 leaves rounding errors, or nothing, to share."""
+    total: Tensor | float = 0.0
+    whole: Tensor | float = 0.0
+    by_example = all(one.ndim > 0 and one.shape[0] == batch for one in starts)
+    for one in starts:
+        rows = wide(one).reshape(batch if by_example else 1, -1)
+        total, whole = total + rows.sum(-1), whole + rows.abs().sum(-1)
+    least = 4 * max(torch.finfo(one.dtype).eps for one in starts)
+    if bool(((torch.as_tensor(total).abs() <= least * whole) & (torch.as_tensor(whole) > 0)).any()):
+        raise InputError(
+            "deep-taylor keeps the total of the relevance that it starts with, and the gradient of "
+            "this target sums to zero over the output, as that of a difference or of a log "
+            "probability does: explain one score by itself, pass backward='lrp', or use genatt"
+        )
+
+
+def _read_outputs(
+    copied: OutputCopy, values: Float[Tensor, " batch"]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """The output tensors that the target reads, with dy/d(output)."""
+    pairs = [pair for pair in copied.pairs if pair[0].requires_grad]
+    if not pairs or not values.requires_grad:
+        raise TraceError(
+            "the target depends on no output that autograd follows; compute it from the output's "
+            "floating tensors, and see that the network does not run its forward under no_grad"
+        )
+    found = torch.autograd.grad(values.sum(), [leaf for _, leaf in pairs], allow_unused=True)
+    read = [
+        (tensor, gradient)
+        for (tensor, _), gradient in zip(pairs, found, strict=True)
+        if gradient is not None
+    ]
+    touched = [pair for pair in read if bool((pair[1] != 0).any())] or read
+    return [tensor for tensor, _ in touched], [gradient for _, gradient in touched]
+
+
+def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
+    finals = {index for group in graph.finals for index in group}
+    found: list[Activation | None] = [graph.states[index].stream for index in finals]
+    if "attention-gradient" in needs:
+        found += [attention.output for attention in graph.attentions]
+    if "bias-gradient" in needs:
+        found += [bias.output for bias in graph.biases]
+    for state in graph.states:
+        found += state.operands
+        if "join-gradient" in needs:
+            found += [state.residual, state.branch]
+        elif "stream-gradient" in needs:
+            found.append(state.residual)
+        if "stream-gradient" in needs and state.kind in ("source", "concatenation"):
+            found.append(state.stream)
+    return list({id(one): one for one in found if one is not None}.values())
+
+
+def _stray_attentions(recorded: Recorded, graph: TokenGraph) -> list[Activation]:
+    known = {id(attention.output) for attention in graph.attentions}
+    drafts = recorded.recorder.attentions
+    return [draft.output for draft in drafts if id(draft.output) not in known]
+
+
+def _check_reach(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> None:
+    """An attention that the target depends on, but the graph does not reach, would be missed."""
+    missed = [one for one in stray if id(one) in gradients and bool(gradients[id(one)].any())]
+    if missed:
+        raise TraceError(
+            f"{len(missed)} attention calls influence the target on ways that relmap did not "
+            "follow, so a map would be incomplete; choose a target closer to the attention, or "
+            "report the network"
+        )
+
+
+def _readout(graph: TokenGraph, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
+    """How much the target reads each token of the final states: its share of |dy/dstate|."""
+    readout: dict[int, Tensor] = {}
+    read = False
+    for group in graph.finals:
+        shares = {index: _magnitude(graph, index, gradients) for index in group}
+        totals = torch.zeros(graph.batch, dtype=next(iter(shares.values())).dtype,
+                             device=graph.device())  # fmt: skip
+        for index, share in shares.items():
+            totals = totals.index_add(0, _examples(graph, index), share)
+        read = read or bool((totals > 0).any())
+        for index, share in shares.items():
+            total = totals[_examples(graph, index)]
+            row = torch.where(total > 0, share / torch.where(total > 0, total, 1), 0)
+            readout[index] = readout[index] + row if index in readout else row
+    if not read:
+        raise TraceError(
+            "the target does not depend on the attention that was recorded: its gradient is zero "
+            "at every token (a saturated activation does this, too)"
+        )
+    return readout
+
+
+def _examples(graph: TokenGraph, index: int) -> Tensor:
+    examples = graph.examples[index]
+    if bool((examples < 0).any()):
+        raise TraceError(
+            f"relmap cannot tell which example of the batch the tokens of "
+            f"{graph.states[index].module} belong to; explain one example at a time"
+        )
+    return examples.to(graph.device())
+
+
+def _magnitude(graph: TokenGraph, index: int, gradients: dict[int, Tensor]) -> Tensor:
+    state = graph.states[index]
+    gradient = None if state.stream is None else gradients.get(id(state.stream))
+    if state.stream is None or gradient is None:
+        value = graph.attentions[0].value
+        return wide(value.new_zeros(state.tokens))
+    return per_token(wide(gradient).abs(), state.stream, state.tokens)

@@ -1,0 +1,269 @@
+"""What a call asks for, and its targets followed back: the way in that all verbs share.
+
+A call names a model, its inputs and a method with options in one list of keywords; `read_request`
+tells them apart. `following` then records one forward pass and follows one target after another
+back to the tokens, so that several numbers of one output cost one forward pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from relmap.backwards import Backward
+from relmap.backwards.operation_rules import Interception, Passage
+from relmap.errors import InputError
+from relmap.methods import METHODS
+from relmap.models import Model, describe, pictures
+from relmap.registry import Entry
+from relmap.relevance.gradients import copy_output, follow_each
+from relmap.relevance.rows import RecordedPass
+from relmap.request.compatibility import choose_backward
+from relmap.request.forward_arguments import complete, count_examples, forward_names
+from relmap.request.layouts import lay_out, mark_padding
+from relmap.result.layout import Layout
+from relmap.targets import Resolved, Target, TargetContext, resolve
+from relmap.targets.frozen_choices import Choices
+from relmap.trace import Recorded, Replay, recording
+from relmap.trace.graph import TokenGraph
+from relmap.trace.recorder import Recorder, Run
+from relmap.trace.tracing import check_network
+
+FRIENDLY = ("image", "text", "audio")
+_VALUES = {"join-gradient", "stream-gradient"}
+
+
+@dataclass(frozen=True, eq=False)
+class Request:
+    """A model with its arguments, and a method with its settings.
+
+    `given` are the inputs as the user gave them, `arguments` those of the forward made of them;
+    `settings` are all options of the method, `chosen` names those that the user gave, `backward`
+    says what every operation passes back.
+    """
+
+    model: Model
+    given: Mapping[str, Any]
+    arguments: dict[str, Any]
+    entry: Entry[Any]
+    settings: dict[str, Any]
+    chosen: tuple[str, ...]
+    backward: Backward
+
+    def drawn(self) -> dict[str, Any]:
+        """What drawing can use of the inputs: the pictures as the model saw them, the sound."""
+        found = {
+            "image": pictures(self.model, self.arguments), "audio": self.given.get("audio")
+        }  # fmt: skip
+        return {name: value for name, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """One target, followed back to the tokens, and what these are."""
+
+    resolved: Resolved
+    passed: RecordedPass
+    layouts: dict[str, Layout]
+
+
+def read_request(
+    model: Any, method: str, inputs: Mapping[str, Any], backward: str | Backward | None = None
+) -> Request:
+    """Tell the inputs of a model from the options of a method, and make both ready.
+
+    Raises:
+        InputError: an input, option or name cannot be used; the message says what can.
+    """
+    described = describe(model)
+    check_network(described.network)
+    entry = METHODS.get(method)
+    chosen = choose_backward(entry, backward)
+    given, options = _separate(described, entry.name, inputs)
+    arguments = _arguments(described, given)
+    settings = _settings(entry.name, options)
+    return Request(described, given, arguments, entry, settings, tuple(options), chosen)
+
+
+@contextmanager
+def following(
+    asked: Request, targets: Sequence[Any], needs: Sequence[str]
+) -> Iterator[Iterator[Followed]]:
+    """Record the model once; the targets come back one by one while the block lasts.
+
+    Raises:
+        InputError: a target does not fit the output.
+        TraceError: the network cannot be explained exactly.
+    """
+    keep_values = bool(_VALUES & set(needs))
+    passages: list[Passage] = []
+
+    def intercept(recorder: Recorder) -> Run:
+        interception = Interception(asked.backward, recorder)
+        passages.append(interception.passage)
+        open_until.callback(interception.passage.close)
+        return interception.run
+
+    rules = intercept if asked.backward.rules else None
+    with ExitStack() as open_until, recording(
+        asked.model.network, asked.arguments, keep_values, rules, "bias-gradient" in needs,
+        "replay" in needs,
+    ) as recorded:  # fmt: skip
+        copied = copy_output(recorded.output)
+        context = _context(asked, recorded.inputs, targets[0], copied.output)
+        readers = [Choices(partial(resolve, target, context=context)) for target in targets]
+        with torch.enable_grad():
+            resolved = [reader.read(copied.output) for reader in readers]
+        passage = passages[0] if passages else None
+        passes = follow_each(recorded, copied, [one.values for one in resolved], needs, passage)
+        yield _followed(asked, recorded, passes, resolved, readers)
+
+
+def _followed(
+    asked: Request, recorded: Recorded, passes: Iterator[RecordedPass],
+    resolved: Sequence[Resolved], readers: Sequence[Choices],
+) -> Iterator[Followed]:  # fmt: skip
+    known: TokenGraph | None = None
+    layouts: dict[str, Layout] = {}
+    for one, passed, reader in zip(resolved, passes, readers, strict=True):
+        graph = passed.graph
+        if graph is not known:
+            known, layouts = graph, lay_out(asked.model, graph, asked.arguments)
+        padding = mark_padding(graph, layouts)
+        passed = replace(passed, padding=padding, given=asked.arguments)
+        if recorded.tape is not None:
+            again = Replay(asked.model.network, recorded.tape, partial(_values, reader))
+            passed = replace(passed, replayed=again)
+        yield Followed(one, passed, layouts)
+
+
+def _values(reader: Choices, output: Any) -> Tensor:
+    resolved: Resolved = reader.read(output)
+    return resolved.values
+
+
+def _separate(
+    model: Model, method: str, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Tell the inputs of the model from the options of the method.
+
+    Raises:
+        InputError: a keyword is neither, or both; inputs of both kinds were mixed.
+    """
+    forward = forward_names(model.network)
+    options = METHODS.options(method)
+    friendly = [name for name in FRIENDLY if name not in forward or _prepares(model)]
+    given: dict[str, Any] = {}
+    chosen: dict[str, Any] = {}
+    for name, value in inputs.items():
+        more = isinstance(value, Tensor) and _takes_any(model)
+        is_input = name in forward or name in friendly or more
+        if name in options and is_input:
+            raise InputError(
+                f"{name!r} is an input of {model.name} and an option of {method}: "
+                + _known(forward, friendly, options)
+            )
+        if name in options:
+            chosen[name] = value
+        elif is_input:
+            given[name] = value
+        else:
+            raise InputError(
+                f"{name!r} is neither an input of {model.name} nor an option of {method}: "
+                + _known(forward, friendly, options)
+            )
+    return given, chosen
+
+
+def _known(forward: tuple[str, ...], friendly: list[str], options: Mapping[str, Any]) -> str:
+    return (
+        f"inputs are {', '.join(forward) or 'any keyword'} (or {', '.join(friendly) or 'none'}); "
+        f"options are {', '.join(options) or 'none'}."
+    )
+
+
+def _prepares(model: Model) -> bool:
+    """Whether the model came with its own preprocessing: then the friendly names win."""
+    return model.processor is not None or model.tokenizer is not None
+
+
+def _takes_any(model: Model) -> bool:
+    kinds = [p.kind for p in inspect.signature(model.network.forward).parameters.values()]
+    return inspect.Parameter.VAR_KEYWORD in kinds
+
+
+def _arguments(model: Model, given: Mapping[str, Any]) -> dict[str, Any]:
+    forward = forward_names(model.network)
+    friendly = {
+        name: value for name, value in given.items()
+        if name in FRIENDLY and (name not in forward or _prepares(model))
+    }  # fmt: skip
+    if not given:
+        raise InputError(
+            f"There is nothing to explain: give {model.name} its inputs "
+            f"({', '.join(forward)}), or image=, text=, audio=."
+        )
+    if friendly and len(friendly) < len(given):
+        others = ", ".join(name for name in given if name not in friendly)
+        raise InputError(
+            f"{', '.join(friendly)} and the forward's own {others} cannot be mixed: give one kind."
+        )
+    if friendly:
+        return model.prepare(**friendly)
+    return complete(model.network, given)
+
+
+def _settings(method: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option of the method, with the value it has.
+
+    Raises:
+        InputError: a value is of the wrong type, or none of those allowed.
+    """
+    hints = get_type_hints(METHODS.get(method).function)
+    for name, value in chosen.items():
+        _check_option(method, name, value, hints.get(name, Any))
+    return {
+        name: chosen.get(name, parameter.default)
+        for name, parameter in METHODS.options(method).items()
+    }
+
+
+def _check_option(method: str, name: str, value: Any, hint: Any) -> None:
+    if get_origin(hint) is Literal and value not in get_args(hint):
+        allowed = ", ".join(map(repr, get_args(hint)))
+        raise InputError(f"{method}: {name}={value!r} is not one of {allowed}")
+    plain = hint in (bool, int, float, str)
+    wrong = not isinstance(value, (int, float) if hint is float else hint) if plain else False
+    if wrong or (hint in (int, float) and isinstance(value, bool)):
+        raise InputError(f"{method}: {name}={value!r} is not of type {hint.__name__}")
+
+
+def _context(
+    asked: Request, tagged: Mapping[str, Tensor], target: Any, output: Any
+) -> TargetContext:
+    model = asked.model
+    return TargetContext(
+        batch=_batch(asked, tagged, target, output),
+        inputs=asked.arguments,
+        config=getattr(model.network, "config", None),
+        labels=model.labels,
+        tokenizer=model.tokenizer,
+    )
+
+
+def _batch(asked: Request, tagged: Mapping[str, Tensor], target: Any, output: Any) -> int:
+    """Examples in the batch: what a target function returns, or the size of the main input."""
+    sizes = {axis for tensor in tagged.values() for axis in tensor.shape[:2]}
+    if callable(target) and not isinstance(target, Target):
+        with torch.no_grad():
+            values = target(output)
+        if isinstance(values, Tensor) and values.ndim == 1 and len(values) in sizes:
+            return len(values)
+    return count_examples(asked.model.network, asked.arguments)

@@ -1,0 +1,204 @@
+"""One call of a torch function, as a rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor, nn
+
+from relmap.trace.labels import Labels
+from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
+
+if TYPE_CHECKING:
+    from relmap.trace.drafts import Notebook
+
+PARTS = list
+Rule = Callable[["Call"], Any]
+
+_OPERATORS = {
+    "rmul": "mul", "radd": "add", "imul": "mul", "iadd": "add", "isub": "sub", "idiv": "div",
+    "truediv": "div", "itruediv": "div", "rdiv": "div", "rtruediv": "div", "multiply": "mul",
+    "divide": "div", "true_divide": "div", "subtract": "sub", "rsub": "sub", "ipow": "pow",
+    "rpow": "pow", "negative": "neg", "absolute": "abs", "concat": "cat", "concatenate": "cat",
+    "swapaxes": "transpose", "swapdims": "transpose", "moveaxis": "movedim", "clip": "clamp",
+}  # fmt: skip
+
+
+@dataclass(eq=False, slots=True)
+class Call:
+    """One call of a torch function, with what is known about its operands."""
+
+    notebook: Notebook
+    raw_name: str
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    result: Any = None
+    name: str = ""
+    in_place: bool = False
+    operands: list[Tensor] = field(default_factory=list)
+    tags: list[Tag | None] = field(default_factory=list)
+    before: dict[int, Tensor] = field(default_factory=dict)
+    tagged: bool = False
+
+    def __post_init__(self) -> None:
+        self.name, self.in_place = plain_name(self.raw_name)
+
+    def prepare(self) -> None:
+        """Collect the tensors among the operands; keep what an in-place join would overwrite."""
+        pending = False
+        for value in self.args:
+            if isinstance(value, Tensor):
+                self.operands.append(value)
+            elif isinstance(value, (tuple, list)):
+                self.operands.extend(_tensors(value))
+        if self.kwargs:
+            self.operands.extend(_tensors(self.kwargs.values()))
+        for tensor in self.operands:
+            tag = self.notebook.tag(tensor)
+            self.tags.append(tag)
+            if tag is not None and not isinstance(tag, Constant):
+                self.tagged = True
+                pending = pending or (isinstance(tag, Tokens) and tag.pending is not None)
+        kept = pending or self.notebook.taped
+        if kept and self.in_place and self.notebook.keep_values:
+            self.before = {id(tensor): tensor.detach().clone() for tensor in self.operands}
+
+    def first_lost(self) -> Lost | None:
+        """The first operand whose tokens were lost."""
+        return next((tag for tag in self.tags if isinstance(tag, Lost)), None)
+
+    def known(self) -> list[tuple[Tensor, Tokens | Pair]]:
+        """Operands that hold tokens, with their tags."""
+        pairs = zip(self.operands, self.tags, strict=True)
+        return [(tensor, tag) for tensor, tag in pairs if isinstance(tag, (Tokens, Pair))]
+
+    def tag(self, position: int = 0, name: str = "input") -> Tag | None:
+        """Tag of one argument."""
+        return self.tag_of(self.argument(position, name, None))
+
+    def tag_of(self, tensor: Any) -> Tag | None:
+        """Tag of a tensor as it was before the call (in-place functions change their operand)."""
+        for operand, tag in zip(self.operands, self.tags, strict=True):
+            if operand is tensor:
+                return tag
+        return self.notebook.tag(tensor)
+
+    def argument(self, position: int, name: str, default: Any) -> Any:
+        """One argument, by position or name."""
+        if position < len(self.args):
+            return self.args[position]
+        return self.kwargs.get(name, default)
+
+    def lost(self, why: str) -> Lost:
+        """The result when tokens are mixed beyond what can be followed."""
+        return Lost(self.notebook.at(f"'{self.name}' {why}"))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the result."""
+        return tuple(self.result.shape)
+
+
+@cache
+def plain_name(name: str) -> tuple[str, bool]:
+    """The name shared by a function, its method, operator and in-place form."""
+    in_place = False
+    if name.startswith("__") and name.endswith("__"):
+        inner = name.strip("_")
+        in_place = inner in ("setitem",) or (inner[0] == "i" and inner[1:] in _IN_PLACE)
+        name = f"__{inner}__" if inner in ("getitem", "setitem") else inner
+    elif name.endswith("_") and not name.endswith("__"):
+        name, in_place = name[:-1], True
+    return _OPERATORS.get(name, name), in_place
+
+
+_IN_PLACE = frozenset(
+    ["add", "sub", "mul", "div", "truediv", "pow", "and", "or", "xor", "matmul", "floordiv"]
+)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def along(call: Call, tag: Tokens | Pair, copies: bool = False) -> Tag:
+    """The tag of a result computed token by token from one operand and constants.
+
+    `copies`: the result is the operand moved, scaled or shifted, so it may still be its residual.
+    """
+    node = call.notebook.node
+    if isinstance(tag, Pair):
+        return move_pair(tag, lambda labels: labels.broadcast_to(call.shape))
+    new = node(origin=tag.node) if copies else node(tag.node)
+    return Tokens(tag.state, tag.labels.broadcast_to(call.shape), new, tag.pending)
+
+
+def move_pair(pair: Pair, move: Callable[[Labels], Labels], axis: int | None = None) -> Pair:
+    """Move both sides of a pair; `axis` is where its softmax axis went."""
+
+    def side(tokens: Tokens | None) -> Tokens | None:
+        if tokens is None:
+            return None
+        return Tokens(tokens.state, move(tokens.labels), tokens.node)
+
+    return Pair(
+        side(pair.rows), side(pair.columns), pair.nodes, pair.axis if axis is None else axis
+    )
+
+
+def constant_along(tokens: Tokens | None, axis: int) -> Tokens | None:
+    """The same tokens, constant along an axis where they only vary by places without a token."""
+    if tokens is None or axis not in tokens.labels.varying:
+        return tokens
+    values = tokens.labels.values
+    highest = values.amax(dim=axis, keepdim=True)
+    if not bool(((values == highest) | (values < 0)).all()):
+        return tokens
+    return Tokens(tokens.state, Labels(tokens.labels.shape, highest), tokens.node, tokens.pending)
+
+
+def function_name(function: Any) -> str:
+    """The name of a function; properties are called get_ and their own name."""
+    name = getattr(function, "__name__", "")
+    if name == "__get__":
+        owner = getattr(function, "__self__", None)
+        return f"get_{getattr(owner, '__name__', '')}"
+    return name
+
+
+_READS_LEARNED_TOKENS = frozenset(
+    [
+        "expand",
+        "expand_as",
+        "repeat",
+        "unsqueeze",
+        "tile",
+        "__getitem__",
+        "embedding",
+        "repeat_interleave",
+        "squeeze",
+        "broadcast_to",
+        "to",
+        "type_as",
+        "view",
+        "reshape",
+    ]
+)
+
+
+def reads_learned_tokens(call: Call) -> bool:
+    """Whether a function of constants may hand out learned tokens (queries, CLS)."""
+    if call.name not in _READS_LEARNED_TOKENS:
+        return False
+    parameter = next((one for one in call.operands if isinstance(one, nn.Parameter)), None)
+    if parameter is None or not is_floating(parameter):
+        return False
+    return parameter.ndim >= 3 or call.name in ("unsqueeze", "expand", "repeat", "embedding")

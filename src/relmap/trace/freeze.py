@@ -1,0 +1,214 @@
+"""Drafts become the token graph: keep what the explained output was made of, and freeze it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from relmap.errors import TraceError
+from relmap.trace.batch_axis import pass_examples_on, token_examples
+from relmap.trace.graph import Activation, Attention, Link, State, StateKind, TokenGraph
+from relmap.trace.labels import Labels
+from relmap.trace.operations.biases import freeze_biases
+from relmap.trace.recorder import Recorder
+from relmap.trace.sources import find_sources
+from relmap.trace.tags import AttentionDraft, Lost, Pair, StateDraft, Tokens
+from relmap.trace.tracing import Recorded, recording
+
+
+def record(network: nn.Module, **inputs: Any) -> TokenGraph:
+    """Record one forward pass and return its token graph.
+
+    Arguments are the forward's own. Use it to look at what relmap saw; to explain a prediction use
+    `relmap.explain`, which records by itself.
+
+    Raises:
+        TraceError: the network has no attention, or mixes tokens in a way relmap does not know.
+
+    Example:
+        >>> import torch, relmap
+        >>> network = torch.nn.TransformerEncoderLayer(8, 2, batch_first=True)
+        >>> len(relmap.record(network, src=torch.randn(1, 5, 8)).attentions)
+        1
+    """
+    with recording(network, inputs, keep_values=False) as recorded:
+        return build_graph(recorded, output_tensors(recorded.output))
+
+
+@dataclass(frozen=True, eq=False)
+class _Needed:
+    states: list[StateDraft]
+    attentions: list[AttentionDraft]
+
+
+def output_tensors(output: Any) -> list[Tensor]:
+    """All floating tensors of a model output."""
+    if isinstance(output, Tensor):
+        return [output] if output.dtype.is_floating_point else []
+    if isinstance(output, dict):
+        return [tensor for value in output.values() for tensor in output_tensors(value)]
+    if isinstance(output, (tuple, list)):
+        return [tensor for value in output for tensor in output_tensors(value)]
+    return []
+
+
+def build_graph(
+    recorded: Recorded, outputs: Sequence[Tensor], batch: int | None = None
+) -> TokenGraph:
+    """The graph of everything that the given output tensors were made of."""
+    recorder = recorded.recorder
+    groups = _final_groups(recorder, outputs)
+    if not groups:
+        raise TraceError("no output of the network was made of tokens that relmap recorded")
+    needed = _ancestors([draft for group in groups for draft in group])
+    number = {id(draft): index for index, draft in enumerate(needed.states)}
+    calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
+    onward = _onward(recorder)
+    states = [
+        replace(_freeze_state(draft, index, number, calls), onward=onward.get(id(draft)))
+        for index, draft in enumerate(needed.states)
+    ]
+    attentions = tuple(_freeze_attention(draft, calls, number) for draft in needed.attentions)
+    if not attentions:
+        raise TraceError("no attention that was recorded takes part in the explained output")
+    size = batch or _batch_size(recorded)
+    examples = token_examples(states, attentions, size)
+    for draft, numbers in zip(needed.states, examples, strict=True):
+        draft.examples = numbers
+    pass_examples_on(recorder.states, size)
+    return TokenGraph(
+        states=tuple(states),
+        attentions=attentions,
+        finals=tuple(tuple(number[id(draft)] for draft in group) for group in groups),
+        sources=find_sources(recorded, needed.states, states, attentions, examples, size),
+        batch=size,
+        examples=examples,
+        approximate=recorder.approximations(needed.attentions),
+        calls=len(recorder.attentions),
+        biases=freeze_biases(recorder.biases or (), needed.states, number),
+    )
+
+
+def _batch_size(recorded: Recorded) -> int:
+    return next(iter(recorded.inputs.values())).shape[0]
+
+
+def _final_groups(recorder: Recorder, outputs: Sequence[Tensor]) -> list[list[StateDraft]]:
+    groups: list[list[StateDraft]] = []
+    for tensor in outputs:
+        tag = recorder.tag(tensor)
+        if isinstance(tag, Lost):
+            raise TraceError(f"relmap cannot follow the tokens of this network: {tag.reason}")
+        sides = [tag.rows, tag.columns] if isinstance(tag, Pair) else [tag]
+        for side in sides:
+            if not isinstance(side, Tokens):
+                continue
+            if side.state.kind == "input":
+                continue
+            group = _final_states(recorder.settle(side, tensor).state)
+            if group not in groups:
+                groups.append(group)
+    return groups
+
+
+def _final_states(draft: StateDraft) -> list[StateDraft]:
+    """The states that the output reads: merges and sums at the end are read through."""
+    if draft.kind not in ("merge", "sum"):
+        return [draft]
+    parents = list(dict.fromkeys(parent for parent, _, _ in draft.links))
+    if draft.kind == "sum" and any(
+        one is not other and one in _ancestors([other]).states
+        for one in parents
+        for other in parents
+    ):
+        return [draft]
+    found: list[StateDraft] = []
+    for parent in parents:
+        found += [one for one in _final_states(parent) if one not in found]
+    return found
+
+
+def _ancestors(finals: Iterable[StateDraft]) -> _Needed:
+    waiting, seen = list(finals), {}
+    attentions: dict[int, AttentionDraft] = {}
+    while waiting:
+        draft = waiting.pop()
+        if id(draft) in seen:
+            continue
+        seen[id(draft)] = draft
+        waiting += [parent for parent, _, _ in draft.links]
+        for attention in draft.attentions:
+            attentions[attention.index] = attention
+            waiting += [attention.query.state, attention.key.state]
+    order = sorted(seen.values(), key=lambda draft: (draft.kind != "learned", draft.index))
+    return _Needed(order, [attentions[index] for index in sorted(attentions)])
+
+
+def _freeze_state(
+    draft: StateDraft, index: int, number: dict[int, int], calls: dict[int, int]
+) -> State:
+    def link(parent: StateDraft, child: Labels, parents: Labels) -> Link:
+        whole = draft.kind == "join" or child.values.numel() == draft.tokens
+        same = whole and draft.tokens == parent.tokens
+        return _freeze_link(number[id(parent)], child, parents, same)
+
+    return State(
+        index=index,
+        kind=cast(StateKind, draft.kind),
+        tokens=draft.tokens,
+        shape=draft.shape,
+        links=tuple(link(*one) for one in draft.links),
+        attentions=tuple(calls[attention.index] for attention in draft.attentions),
+        rows=None if draft.rows is None else link(*draft.rows),
+        stream=draft.stream,
+        end=draft.end or draft.stream,
+        additions=tuple(draft.additions),
+        residual=draft.residual,
+        branch=draft.branch,
+        operands=tuple(draft.operands),
+        names=draft.names,
+        module=draft.module,
+    )
+
+
+def _onward(recorder: Recorder) -> dict[int, tuple[Activation, Activation]]:
+    """What the first join made of a state was given of it, and what it returned."""
+    found: dict[int, tuple[Activation, Activation]] = {}
+    for draft in recorder.states if recorder.taped else ():
+        if draft.kind == "join" and draft.links and draft.residual and draft.stream:
+            found.setdefault(id(draft.links[0][0]), (draft.residual, draft.stream))
+    return found
+
+
+def _freeze_link(parent: int, child: Labels, parents: Labels, same_count: bool) -> Link:
+    if same_count and child.same_as(parents):
+        return Link(parent)
+    one, other = torch.broadcast_tensors(child.values, parents.values)
+    count = int(other.max()) + 1 if other.numel() else 1
+    codes = one * count + other
+    codes = torch.unique(codes[(one >= 0) & (other >= 0)])
+    return Link(parent, codes // count, codes % count)
+
+
+def _freeze_attention(
+    draft: AttentionDraft, calls: dict[int, int], number: dict[int, int]
+) -> Attention:
+    rows = draft.row_tokens[draft.row_tokens >= 0]
+    copies = torch.bincount(rows, minlength=draft.query.state.tokens)
+    return Attention(
+        index=calls[draft.index],
+        key_tokens=draft.key.state.tokens,
+        row_copies=copies.clamp_min(1) if bool((copies > 1).any()) else None,
+        query_state=number[id(draft.query.state)],
+        key_state=number[id(draft.key.state)],
+        row_tokens=draft.row_tokens,
+        column_tokens=draft.column_tokens,
+        output=draft.output,
+        output_arrangement=draft.arrangement,
+        module=draft.module,
+        **cast(Any, draft.arrays),
+    )

@@ -1,0 +1,370 @@
+"""Additions and other pointwise functions of several token tensors.
+
+The addition that joins an attention's output to an ancestor of its query (or keys) is the residual
+join and opens the next state. Every other addition of tokens is told apart here: biases, parallel
+branches, feed-forward residuals, inputs added token by token, sums of two states.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+from relmap.trace.calls import Call, along, move_pair
+from relmap.trace.labels import Labels
+from relmap.trace.tags import (
+    FOLDED,
+    Pair,
+    Pending,
+    Tag,
+    Tokens,
+    activation,
+    descends,
+    is_floating,
+)
+
+if TYPE_CHECKING:
+    from relmap.trace.drafts import Notebook
+
+_COPIES = frozenset(
+    ["add", "sub", "mul", "div", "neg", "dropout", "feature_dropout", "alpha_dropout"]
+)
+
+
+def pointwise(call: Call) -> Tag | None:
+    """A function of each element alone."""
+    if lost := call.first_lost():
+        return lost
+    known = call.known()
+    if len(known) == 1:
+        return along(call, known[0][1], copies=call.name in _COPIES)
+    if any(isinstance(tag, Pair) for _, tag in known):
+        return _scores(call, known)
+    (first, left), (second, right) = known[:2]
+    assert isinstance(left, Tokens)
+    assert isinstance(right, Tokens)
+    if len(known) > 2:
+        return call.lost("combines three token tensors")
+    return _gate(call, (first, second), left, right)
+
+
+def add(call: Call) -> Tag | None:
+    """The rule of additions and subtractions."""
+    if lost := call.first_lost():
+        return lost
+    if not is_floating(call.result):
+        tag = call.tag()
+        return along(call, tag) if isinstance(tag, Tokens) else None
+    known = call.known()
+    if any(isinstance(tag, Pair) for _, tag in known):
+        return _scores(call, known)
+    if len(known) == 1:
+        return _with_constant(call, known[0][0], known[0][1])
+    (first, left), (second, right) = known[:2]
+    assert isinstance(left, Tokens)
+    assert isinstance(right, Tokens)
+    return _add_tokens(call, (first, second), left, right)
+
+
+def addcmul(call: Call) -> Tag | None:
+    """A + b * c with constants among them: an addition of tokens and scaled tokens."""
+    if lost := call.first_lost():
+        return lost
+    known = call.known()
+    if len(known) == 1:
+        return along(call, known[0][1])
+    return call.lost("combines several token tensors at once")
+
+
+def _scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
+    """Scores with a bias, a mask, a scale, or other scores: still scores."""
+    pair = next(tag for _, tag in known if isinstance(tag, Pair))
+    with_tokens = any(isinstance(tag, Tokens) for _, tag in known)
+    if pair.axis is not None and with_tokens and call.name == "mul":
+        return call.lost("weighs tokens by an attention map element by element")
+    moved = move_pair(pair, lambda labels: labels.broadcast_to(call.shape))
+    return Pair(moved.rows, moved.columns, pair.nodes, _softmax_axis(call, known))
+
+
+def _softmax_axis(call: Call, known: list[tuple[Tensor, Any]]) -> int | None:
+    """Where the softmax axis of the operands stands in the (broadcast) result."""
+    for tensor, tag in known:
+        if isinstance(tag, Pair) and tag.axis is not None:
+            return tag.axis if tag.axis == FOLDED else tag.axis + len(call.shape) - tensor.ndim
+    return None
+
+
+def _with_constant(call: Call, tensor: Tensor, tag: Any) -> Tag:
+    """Tokens plus a constant: a bias or position, or the residual of learned queries."""
+    if tag.pending is not None and tag.state.kind == "learned":
+        other = next((o for o in call.operands if o is not tensor and is_floating(o)), None)
+        alone = all(draft.query.state.kind == "learned" for draft in tag.pending.attentions)
+        if other is not None and alone and other.ndim > 1 and _same_shape(other, call):
+            labels = tag.labels.broadcast_to(call.shape)
+            residual = Tokens(tag.state, labels, tag.node)
+            values = (_keep(call, other, labels), _keep(call, tensor, labels))
+            return call.notebook.join(tag, residual, values, call.result)
+    return along(call, tag, copies=True)
+
+
+def _same_shape(tensor: Tensor, call: Call) -> bool:
+    shape = tuple(tensor.shape)
+    return shape == call.shape or shape == call.shape[1:]
+
+
+def _add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+    notebook = call.notebook
+    left, right = _as_tokens(notebook, tensors, left, right)
+    if left.pending and right.pending:
+        if left.state is right.state or left.labels.same_as(right.labels):
+            union = _union(left.pending, right.pending)
+            node = notebook.node(left.node, right.node)
+            return Tokens(left.state, left.labels.broadcast_to(call.shape), node, union)
+        right = notebook.settle(right, tensors[1])
+    if right.pending:
+        return _meet(call, (tensors[1], tensors[0]), right, left)
+    if left.pending:
+        return _meet(call, tensors, left, right)
+    return _add_settled(call, tensors, left, right)
+
+
+def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens) -> Tag:
+    """An attention's output meets tokens: its residual, a parallel branch, or something else."""
+    notebook, pending = call.notebook, branch.pending
+    assert pending is not None
+    shape = call.shape
+    labels = other.labels.broadcast_to(shape)
+    wide = set(branch.labels.broadcast_to(shape).varying) <= set(labels.varying)
+    if wide and _is_residual(pending, other):
+        kept = pending.branch or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
+        values = (_keep(call, tensors[1], labels), kept)
+        joined = notebook.join(branch, other, values, call.result)
+        entering = joined.state.residual
+        if notebook.taped and pending.held is not None and entering is not None:
+            # A feed-forward branch beside the attention reads what the attention reads.
+            joined.state.additions.append((entering, pending.held[0]))
+        return joined
+    if other.state is branch.state:
+        # A feed-forward branch beside the attention: the attention's own output is the branch.
+        kept = pending.branch or _keep(call, tensors[0], branch.labels)
+        node = notebook.node(branch.node, other.node)
+        labels = branch.labels.broadcast_to(shape)
+        held = pending.held
+        if labels.same_as(other.labels.broadcast_to(shape)):
+            total = activation(call.result, labels, value=False)
+            held = (_keep(call, tensors[1], labels), total)
+        return Tokens(branch.state, labels, node, Pending(pending.attentions, kept, held))
+    if _beside(branch, other):
+        return _join_beside(call, tensors, branch, other)
+    settled = notebook.settle(branch, tensors[0])
+    return _add_settled(call, tensors, settled, other)
+
+
+def _beside(branch: Tokens, other: Tokens) -> bool:
+    """Whether a join that nothing has read yet came from the very tokens of a second attention."""
+    links = other.state.links
+    return (
+        other.state.kind == "join"
+        and not other.state.read
+        and other.state.rows is None
+        and bool(links)
+        and links[0][0] is branch.state
+        and branch.labels.same_as(other.labels)
+    )
+
+
+def _join_beside(
+    call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens
+) -> Tokens:
+    """X + a(x) + b(x): both attentions end in one join."""
+    assert branch.pending is not None
+    state, labels = other.state, other.labels.broadcast_to(call.shape)
+    second = branch.pending.branch or _keep(call, tensors[0], labels)
+    first = state.branch
+    if first is not None and first.value is not None and second.value is not None:
+        total = first.value + second.value
+        state.branch = replace(second, value=total, version=total._version)
+    state.attentions = [*state.attentions, *branch.pending.attentions]
+    state.stream = activation(call.result, labels, value=False)
+    return Tokens(state, labels, call.notebook.node(branch.node, other.node))
+
+
+def _is_residual(pending: Pending, other: Tokens) -> bool:
+    root = other.node.root
+    for position in (0, 1):
+        for draft in pending.attentions:
+            if descends(draft.nodes[position], root):
+                return True
+    return False
+
+
+def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+    notebook, shape = call.notebook, call.shape
+    node = notebook.node(left.node, right.node)
+    labels = left.labels.broadcast_to(shape)
+    other = right.labels.broadcast_to(shape)
+    if left.state.kind == right.state.kind == "input":
+        finer = (left, labels) if labels.values.numel() >= other.values.numel() else (right, other)
+        return Tokens(finer[0].state, finer[1], node)
+    alike = labels.same_as(other)
+    together = _same_tokens(labels, other) if left.state is right.state else None
+    if together is not None:
+        _end(call, (left, right), tensors, together)
+        return Tokens(left.state, together, node)
+    if alike and _inside_join(left, right):
+        _end(call, (left, right), tensors, labels)
+        return Tokens(left.state, labels, node)
+    if alike and _inside_join(right, left):
+        _end(call, (right, left), (tensors[1], tensors[0]), labels)
+        return Tokens(right.state, labels, node)
+    raw = [tag.state.kind == "source" and not tag.state.settled for tag in (left, right)]
+    if all(raw) and alike:
+        return _colocated(call, left, right, labels)
+    if left.state.kind == "merge" and right.state.kind == "merge" and alike:
+        return notebook.sum((left, right), tensors, call.result)
+    return notebook.sum((left, right), tensors, call.result)
+
+
+def _end(
+    call: Call, tags: tuple[Tokens, Tokens], tensors: tuple[Tensor, Tensor], labels: Labels
+) -> None:
+    """Note that a branch computed from a stream was added to it: so far nothing comes later."""
+    state, notebook = tags[0].state, call.notebook
+    if not notebook.taped or call.name != "add" or state.stream is None:
+        return
+    if any(tuple(one.shape) != state.stream.shape for one in (*tensors, call.result)):
+        return
+    (stream, branch), (one, other) = tags, tensors
+    if stream.state is branch.state:
+        if descends(stream.node, branch.node.root):
+            (stream, branch), (one, other) = (branch, stream), (other, one)
+        elif not descends(branch.node, stream.node.root):
+            return
+        if not _unprojected(stream):
+            return
+        before = _keep(call, one, labels)
+    else:  # computed beside the attention, from what that reads
+        before = state.residual or _keep(call, one, labels)
+    state.additions.append((before, _keep(call, other, labels)))
+    state.end = activation(call.result, labels, value=False)
+
+
+def _unprojected(tokens: Tokens) -> bool:
+    """Whether tokens are their stream itself, normed perhaps, and not a projection of it."""
+    start = tokens.state.node
+    waiting = [tokens.node]
+    while waiting:
+        node = waiting.pop()
+        if start is None or node.index < start.index:
+            return True
+        if node.read is None:
+            waiting += [*node.parents, *((node.origin,) if node.origin else ())]
+    return False
+
+
+def _same_tokens(left: Labels, right: Labels) -> Labels | None:
+    """Labels of two tensors of one state that hold the same tokens place by place.
+
+    Where one of them holds none (an expert that was not chosen) the other's count.
+    """
+    if left.same_as(right):
+        return left
+    if set(left.varying) != set(right.varying):
+        return None
+    return left.agree(right)
+
+
+def _inside_join(joined: Tokens, other: Tokens) -> bool:
+    """A parallel feed-forward branch that is added after the attention's own join."""
+    links = joined.state.links
+    if joined.state.kind != "join" or not links or other.node.origin is not None:
+        return False
+    return links[0][0] is other.state
+
+
+def _colocated(call: Call, left: Tokens, right: Tokens, labels: Labels) -> Tokens:
+    """Two inputs added token by token are one source with both names."""
+    notebook = call.notebook
+    first, second = left.state, right.state
+    names = tuple(dict.fromkeys((*first.names, *second.names)))
+    if names == first.names:
+        return Tokens(first, labels, notebook.node(left.node, right.node))
+    state = notebook.new_state("source", labels, names=names)
+    state.tokens, state.shape = first.tokens, first.shape
+    state.grid, state.positions = first.grid or second.grid, first.positions
+    state.stream = activation(call.result, labels, notebook.keep_values)
+    return Tokens(state, labels, notebook.node(left.node, right.node))
+
+
+def _as_tokens(
+    notebook: Notebook, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
+) -> tuple[Tokens, Tokens]:
+    """A raw input added to tokens is seen as tokens along the same axes."""
+    sides = [left, right]
+    for mine, theirs in ((0, 1), (1, 0)):
+        tag, other = sides[mine], sides[theirs]
+        if tag.state.kind != "input" or other.state.kind == "input":
+            continue
+        rank = tensors[mine].ndim
+        placed = other.labels.broadcast_to(tuple(tensors[theirs].shape)).varying
+        shift = tensors[theirs].ndim - rank
+        features = [axis for axis in range(rank) if axis + shift not in placed]
+        sides[mine] = notebook.tokens_of_input(tensors[mine], tag, features)
+    return sides[0], sides[1]
+
+
+def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+    """Products and other functions of two token tensors: gates keep the tokens they gate."""
+    notebook, shape = call.notebook, call.shape
+    left, right = _as_tokens(notebook, tensors, left, right)
+    labels = [tag.labels.broadcast_to(shape) for tag in (left, right)]
+    node = notebook.node(left.node, right.node)
+    if left.state is right.state and not (left.pending or right.pending):
+        together = _same_tokens(labels[0], labels[1])
+        if together is not None:
+            return Tokens(left.state, together, node)
+    if left.pending or right.pending:
+        branch, other = (left, right) if left.pending else (right, left)
+        if other.pending is None and labels[0].same_as(labels[1]):
+            return Tokens(branch.state, labels[0], node, branch.pending)
+        left, right = (notebook.settle(t, x) for t, x in zip((left, right), tensors, strict=True))
+    if labels[0].same_as(labels[1]):
+        if left.state is right.state or _inside_join(left, right):
+            return Tokens(left.state, labels[0], node)
+        if _inside_join(right, left):
+            return Tokens(right.state, labels[1], node)
+        return notebook.sum((left, right), tensors, call.result)
+    finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
+    scalar = [
+        _one_number_each(tensor, tag) for tensor, tag in zip(tensors, (left, right), strict=True)
+    ]
+    if scalar[0] != scalar[1]:
+        finer = int(scalar[0])
+    elif not set(labels[1 - finer].varying) < set(labels[finer].varying):
+        return call.lost("multiplies different tokens with each other")
+    keep, gate = ((left, right), (right, left))[finer]
+    if keep.state.settled and gate.state.kind != "input":
+        notebook.flag("a gate computed from several tokens", node)
+    return Tokens(keep.state, labels[finer], node)
+
+
+def _one_number_each(tensor: Tensor, tag: Tokens) -> bool:
+    """Whether a tensor holds a single number for each token, as gates and norms do."""
+    return tensor.numel() == tag.labels.values.numel()
+
+
+def _union(left: Pending, right: Pending) -> Pending:
+    known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
+    attentions = tuple(known[index] for index in sorted(known))
+    return Pending(attentions, left.branch or right.branch, left.held or right.held)
+
+
+def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
+    """Keep an operand of a join; an in-place addition has overwritten one of them."""
+    before = call.before.get(id(tensor))
+    if before is None or tensor is not call.result:
+        return activation(tensor, labels, call.notebook.keep_values)
+    kept = activation(call.result, labels, value=False)
+    return replace(kept, value=before, version=before._version)

@@ -1,0 +1,124 @@
+"""`F.multi_head_attention_forward`, written out in public functions.
+
+It hides its inner attention from a mode, and would call itself for ever if it were run inside one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from relmap.trace.calls import Call
+
+HIDDEN_ATTENTION = "multi_head_attention_forward"
+"""The function that is written out."""
+
+
+def multi_head_attention_forward(call: Call) -> Any:
+    """Shape (b): the same computation in public functions, watched by the recorder."""
+    names = _MHA_ARGUMENTS
+    given = dict(zip(names, call.args, strict=False)) | call.kwargs
+    if given.get("bias_k") is not None or given.get("add_zero_attn"):
+        raise call.notebook.refuse("nn.MultiheadAttention with bias_k or add_zero_attn is not read")
+    if given.get("static_k") is not None or given.get("static_v") is not None:
+        raise call.notebook.refuse("nn.MultiheadAttention with static keys is not read")
+    with call.notebook.watching():
+        return _multi_head(given)
+
+
+def written_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    """The same computation in public functions, for a mode that calls it inside itself."""
+    return _multi_head(dict(zip(_MHA_ARGUMENTS, args, strict=False)) | kwargs)
+
+
+_MHA_ARGUMENTS = [
+    "query",
+    "key",
+    "value",
+    "embed_dim_to_check",
+    "num_heads",
+    "in_proj_weight",
+    "in_proj_bias",
+    "bias_k",
+    "bias_v",
+    "add_zero_attn",
+    "dropout_p",
+    "out_proj_weight",
+    "out_proj_bias",
+    "training",
+    "key_padding_mask",
+    "need_weights",
+    "attn_mask",
+    "use_separate_proj_weight",
+    "q_proj_weight",
+    "k_proj_weight",
+    "v_proj_weight",
+    "static_k",
+    "static_v",
+    "average_attn_weights",
+    "is_causal",
+]
+
+
+def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+    query, key, value = given["query"], given["key"], given["value"]
+    single = query.dim() == 2
+    if single:
+        key, value = (query if key is query else key.unsqueeze(1)), value
+        query = query.unsqueeze(1)
+        key = query if key is given["query"] else key
+        value = query if value is given["query"] else value.unsqueeze(1)
+    heads, batch = given["num_heads"], query.shape[1]
+    weights, biases = _projections(given)
+    q, k, v = (
+        functional.linear(tensor, weight, bias).unflatten(-1, (heads, -1)).permute(1, 2, 0, 3)
+        for tensor, weight, bias in zip((query, key, value), weights, biases, strict=True)
+    )
+    mask = _merged_mask(given, batch, heads, q, k)
+    output = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    joined = output.permute(2, 0, 1, 3).flatten(2)
+    result = functional.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
+    maps = None
+    if given.get("need_weights", True):
+        with torch.no_grad(), torch._C.DisableTorchFunction():
+            scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+            maps = (scores if mask is None else scores + mask).softmax(-1)
+            maps = maps.mean(1) if given.get("average_attn_weights", True) else maps
+            maps = maps.squeeze(0) if single else maps
+    return (result.squeeze(1) if single else result), maps
+
+
+def _projections(given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
+    if given.get("use_separate_proj_weight"):
+        weights = [given[f"{name}_proj_weight"] for name in "qkv"]
+    else:
+        weights = list(given["in_proj_weight"].chunk(3))
+    bias = given["in_proj_bias"]
+    return weights, [None] * 3 if bias is None else list(bias.chunk(3))
+
+
+def _merged_mask(given: dict[str, Any], batch: int, heads: int, q: Tensor, k: Tensor) -> Any:
+    """The float mask that both masks of nn.MultiheadAttention make together."""
+    merged = None
+    attention, padding = given.get("attn_mask"), given.get("key_padding_mask")
+    if attention is None and given.get("is_causal"):
+        attention = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
+    if attention is not None:
+        attention = _additive(attention, q)
+        if attention.dim() == 3:
+            attention = attention.view(-1, heads, *attention.shape[-2:])
+        merged = attention
+    if padding is not None:
+        padding = _additive(padding, q).view(batch if padding.dim() == 2 else 1, 1, 1, -1)
+        merged = padding if merged is None else merged + padding
+    return merged
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    if mask.dtype != torch.bool:
+        return mask.to(like.dtype)
+    return torch.zeros_like(mask, dtype=like.dtype).masked_fill(mask, -math.inf)

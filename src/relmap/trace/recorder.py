@@ -1,0 +1,133 @@
+"""The recorder: a mode that watches every torch function and keeps track of tokens.
+
+It runs the function, asks the table of rules (`relmap.trace.table`) what became of the operands'
+tokens, and writes the answer on the result. The model is not changed: parameters are frozen while
+it runs, inputs are copies, and tags live on tensors that die with the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from relmap.trace.calls import PARTS, Call, function_name, reads_learned_tokens
+from relmap.trace.drafts import Notebook
+from relmap.trace.operations.biases import BiasDraft, note_bias
+from relmap.trace.table import REPLACED, RULES, drop
+from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
+
+Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""What runs a function of the network in its place: (function, args, kwargs) -> result."""
+
+
+class Recorder(Notebook, TorchFunctionMode):
+    """Watches torch functions inside a `with` block and notes in its notebook what they do.
+
+    `run`, where set, runs every function of the network in its place; `biases` is a list only where
+    a method asks for them.
+    """
+
+    def __init__(self, network: nn.Module, keep_values: bool = True) -> None:
+        super().__init__(network, keep_values)
+        self.run: Run | None = None
+        self.biases: list[BiasDraft] | None = None
+
+    def watching(self) -> AbstractContextManager[Any]:
+        """A block in which functions are watched again."""
+        return self
+
+    def forget(self) -> None:
+        """Let go of everything that the pass noted."""
+        super().forget()
+        self.run = self.biases = None
+
+    # --- watching -------------------------------------------------------------------------------
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        """Run one torch function and tag what it returns."""
+        name = function_name(function)
+        if self.run is not None:
+            function = partial(self._intercepted, function)
+        call = Call(self, name, function, args, kwargs or {})
+        if name in REPLACED:
+            return REPLACED[name](call)
+        rule = RULES.get(call.name)
+        if rule is drop and not call.in_place:
+            return function(*args, **call.kwargs)
+        call.prepare()
+        call.result = result = function(*args, **call.kwargs)
+        if name == "__setitem__":
+            call.result = args[0]
+            self._tag_result(call)
+            return None
+        if isinstance(result, Tensor) or (
+            isinstance(result, (tuple, list)) and any(isinstance(part, Tensor) for part in result)
+        ):
+            result = self._tag_result(call)
+            if self.biases is not None and (bias := note_bias(call)) is not None:
+                self.biases.append(bias)
+        return result
+
+    def _intercepted(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        assert self.run is not None
+        return self.run(function, args, kwargs)
+
+    def _tag_result(self, call: Call) -> Any:
+        if not call.tagged:
+            return self._tag_constant(call)
+        rule = RULES.get(call.name)
+        tag: Any
+        if rule is None:
+            lost = call.first_lost()
+            tag = lost or Lost(self.at(f"'{call.name}' mixes tokens in a way relmap does not know"))
+        else:
+            tag = rule(call)
+        result = call.result
+        if isinstance(result, Tensor):
+            self.attach(result, self._kept(result, tag))
+            return result
+        parts = tag if isinstance(tag, PARTS) else [tag] * len(result)
+        for part, part_tag in zip(result, parts, strict=False):
+            if isinstance(part, Tensor):
+                self.attach(part, self._kept(part, part_tag))
+        return result
+
+    def _kept(self, tensor: Tensor, tag: Tag | None) -> Tag | None:
+        """Drop the tag of tensors that carry no tokens: booleans, and integers made by counting."""
+        if tensor.dtype == torch.bool:
+            return None
+        if not is_floating(tensor) and not (isinstance(tag, Tokens) and tag.state.kind == "input"):
+            return None
+        return tag
+
+    def _tag_constant(self, call: Call) -> Any:
+        """A function of constants: constant, unless it is a softmax between learned tokens."""
+        result = call.result
+        if isinstance(result, (tuple, list)):
+            for part in result:
+                if isinstance(part, Tensor) and part.requires_grad:
+                    self.attach(part, Constant())
+            return result
+        if not isinstance(result, Tensor) or not is_floating(result):
+            return result
+        if call.name == "softmax" and result.ndim >= 3:
+            axis = call.argument(1, "dim", -1)
+            self.attach(result, Pair(None, None, (), int(axis) % result.ndim))
+            return result
+        if not torch.is_grad_enabled():
+            return result
+        if not result.requires_grad and reads_learned_tokens(call):
+            # Learned tokens (queries, CLS) need a gradient of their own; weights stay frozen.
+            # The clone is no leaf, so that code may go on to write on it in place.
+            call.result = result = result.detach().requires_grad_().clone()
+        if result.requires_grad:
+            self.attach(result, Constant())
+        return result

@@ -1,0 +1,204 @@
+"""One recorded forward pass: the network is watched, then left exactly as it was.
+
+Everything done to the network happens in `recording` and is undone when it ends: parameters are
+frozen, the network is in eval mode, fused fast paths that hide attention are off, compilation is
+off. One pass runs at a time; threads take turns.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from relmap.errors import InputError, TraceError
+from relmap.trace.recorder import Recorder, Run
+from relmap.trace.replay.tape import Tape, TapedRecorder
+from relmap.trace.tags import is_floating
+
+_TURNS = threading.RLock()
+_AUXILIARY = [
+    "mask",
+    "position_id",
+    "position_embed",
+    "token_type",
+    "type_id",
+    "_size",
+    "image_sizes",
+    "grid_thw",
+    "_shape",
+    "labels",
+    "cache",
+    "past_key",
+    "head_",
+    "_lens",
+    "lengths",
+    "spatial_shapes",
+    "ratio",
+    "_index",
+    "indices",
+    "num_",
+    "noise",
+    "timestamps",
+    "time_features",
+    "bool_",
+    "global_attention",
+    "bbox",
+    "rope_",
+    "seqlens",
+    "padding",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class Recorded:
+    """A forward pass: the recorder with its drafts, and what the network returned."""
+
+    recorder: Recorder
+    output: Any
+    inputs: dict[str, Tensor]
+    tape: Tape | None = None
+
+
+@contextmanager
+def recording(
+    network: nn.Module, inputs: Mapping[str, Any], keep_values: bool = True,
+    interception: Callable[[Recorder], Run] | None = None, keep_biases: bool = False,
+    taped: bool = False,
+) -> Iterator[Recorded]:  # fmt: skip
+    """Run the network once under the recorder; autograd's graph lives as long as the block.
+
+    `keep_values` keeps what enters and leaves every residual join, for Input x Gradient. With an
+    `interception` it runs every function in the network's place. `keep_biases` notes the bias of
+    every operation, `taped` keeps all that it takes to run the network again.
+    """
+    check_network(network)
+    with _TURNS, ExitStack() as stack:
+        modules = list(network.modules())
+        stack.enter_context(evaluating(modules))
+        stack.enter_context(_frozen(modules))
+        stack.enter_context(_without_fast_path())
+        stack.enter_context(torch.enable_grad())
+        stack.enter_context(_uncompiled())
+        recorder = TapedRecorder(network) if taped else Recorder(network, keep_values)
+        tape = recorder.tape if isinstance(recorder, TapedRecorder) else None
+        recorder.biases = [] if keep_biases else None
+        stack.callback(recorder.forget)
+        if interception is not None:
+            recorder.run = interception(recorder)
+        arguments, tagged = _enter(recorder, inputs)
+        if tape is not None:
+            stack.callback(tape.close)
+            tape.enter(arguments)
+        with recorder:
+            output = network(**arguments)
+        if not recorder.attentions and recorder.hidden:
+            raise TraceError(f"relmap cannot follow the tokens: {recorder.hidden[0]}")
+        if not recorder.attentions:
+            raise TraceError(
+                "no attention was found in this network's forward pass; relmap explains "
+                "attention models (for others use a gradient method of captum or zennit)"
+            )
+        yield Recorded(recorder, output, tagged, tape)
+
+
+def _enter(
+    recorder: Recorder, inputs: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Copies of the inputs, with their elements numbered; auxiliary ones stay constants."""
+    arguments: dict[str, Any] = dict(inputs)
+    tagged: dict[str, Tensor] = {}
+    for name, value in inputs.items():
+        if not isinstance(value, Tensor) or is_auxiliary(name, value):
+            continue
+        copy = value.detach().clone()
+        if is_floating(copy):
+            copy = copy.requires_grad_().clone()
+        recorder.add_input(name, copy)
+        arguments[name] = tagged[name] = copy
+    if not tagged:
+        raise InputError(
+            f"none of the inputs ({', '.join(inputs)}) is a tensor whose tokens could be "
+            "explained; a list of tensors has to be stacked into one"
+        )
+    return arguments, tagged
+
+
+def is_auxiliary(name: str, value: Tensor) -> bool:
+    """Whether an argument only steers the forward pass (masks, positions, sizes)."""
+    if value.dtype == torch.bool or value.ndim == 0:
+        return True
+    return any(part in name.lower() for part in _AUXILIARY)
+
+
+def check_network(network: nn.Module) -> None:
+    """Refuse networks whose operations cannot be watched, and tensors without version counters."""
+    if torch.is_inference_mode_enabled():
+        raise InputError(
+            "relmap needs gradients, which torch.inference_mode() forbids; "
+            "call it outside, or under torch.no_grad()"
+        )
+    for name, module in network.named_modules():
+        where = name or "the network"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(f"{where} is scripted, which hides its attention; pass the original")
+        if type(module).__module__.startswith(("torch.ao.nn.quantized", "torch.nn.quantized")):
+            raise TraceError(f"{where} is quantised, which hides its gradients; pass the original")
+        for parameter in _parameters([module]):
+            if parameter.is_inference():
+                raise InputError(
+                    f"the weights of {where} were made in inference mode; load the model outside it"
+                )
+
+
+def _parameters(modules: Sequence[nn.Module]) -> Iterator[nn.Parameter]:
+    """The parameters that modules hold themselves."""
+    for module in modules:
+        yield from module.parameters(recurse=False)
+
+
+@contextmanager
+def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Modules in evaluation mode, each put back into its own."""
+    training = [module for module in modules if module.training]
+    for module in training:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+@contextmanager
+def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Parameters without gradient: the backward pass computes no weight gradients."""
+    asked = [parameter for parameter in _parameters(modules) if parameter.requires_grad]
+    for parameter in asked:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in asked:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def _without_fast_path() -> Iterator[None]:
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def _uncompiled() -> Iterator[None]:
+    with torch.compiler.set_stance("force_eager"):
+        yield

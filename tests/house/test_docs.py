@@ -1,0 +1,50 @@
+"""The generated pages of the documentation are up to date, and their links lead somewhere."""
+
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return runpy.run_path(str(DOCS / "tables.py"))
+
+
+def test_the_page_of_methods_is_up_to_date(tables):
+    page = (DOCS / "methods.md").read_text(encoding="utf-8")
+    assert page == tables["methods_page"](), "run: python docs/tables.py methods"
+
+
+def test_the_page_of_metrics_is_up_to_date(tables):
+    page = (DOCS / "metrics.md").read_text(encoding="utf-8")
+    assert page == tables["metrics_page"](), "run: python docs/tables.py metrics"
+
+
+def test_the_page_of_coverage_is_written_from_its_rows(tables):
+    # Whether the rows are true is what tests/trace/test_coverage.py says; that takes minutes.
+    rows = json.loads((DOCS / "coverage.json").read_text(encoding="utf-8"))
+    page = (DOCS / "coverage.md").read_text(encoding="utf-8")
+    assert page == tables["coverage_page"](rows)
+
+
+def test_coverage_has_a_row_for_every_architecture_that_can_be_built_here():
+    from architectures import ARCHITECTURES
+
+    rows = json.loads((DOCS / "coverage.json").read_text(encoding="utf-8"))
+    assert ARCHITECTURES.keys() <= rows.keys()
+    explained = [row for row in rows.values() if row["status"] == "explained"]
+    assert len(explained) >= 120
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page):
+    text = page.read_text(encoding="utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
+    assert all((DOCS / link).is_file() for link in links)

@@ -1,0 +1,1 @@
+"""Tiny random models and data that many tests share."""
