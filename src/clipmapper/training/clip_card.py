@@ -82,7 +82,7 @@ def measure_clip(
     model = Contrast(clip, []).eval()
     images, patches = _encode_images(clip, pixels)
     said = [one.captions[0] for one in captions]
-    texts = model._text(tokens_of(tokenizer, said))
+    texts = model.text_vectors(tokens_of(tokenizer, said))
     similarity = images @ texts.T
     own = torch.arange(len(captions))
     alike = torch.tensor([said.index(text) for text in said]) if equal_texts else own
@@ -96,7 +96,7 @@ def measure_clip(
         right = alike[close.argmax(1)] == alike
         found["among_siblings"] = right.double().mean().item()
     if regions is not None:
-        texts = model._text(tokens_of(tokenizer, [*regions.names, GROUND]))
+        texts = model.text_vectors(tokens_of(tokenizer, [*regions.names, GROUND]))
         shown = torch.from_numpy(regions.categories[: len(captions)].astype(np.int64))
         hit = (patches @ texts.T).argmax(-1) == shown
         found["patches"] = hit[shown >= 0].double().mean().item()

@@ -73,13 +73,14 @@ class Contrast(nn.Module):
                 kept = ~recoloured
                 image, input_ids = image[kept], input_ids[kept]
                 attention_mask = attention_mask[kept]
-            text = self._text({"input_ids": input_ids, "attention_mask": attention_mask})
+            text = self.text_vectors({"input_ids": input_ids, "attention_mask": attention_mask})
             loss = loss + self.share * self._pairs(
                 image[:, 0], text, input_ids if self.equal_texts else None
             )
         return {"loss": loss}
 
-    def _text(self, tokens: Mapping[str, Any]) -> Float[Tensor, "texts width"]:
+    def text_vectors(self, tokens: Mapping[str, Any]) -> Float[Tensor, "texts width"]:
+        """The vectors of texts, of length 1."""
         device = self.region_scale.device
         tokens = {name: value.to(device) for name, value in tokens.items()}
         pooled = self.clip.text_model(**tokens).pooler_output
@@ -96,7 +97,7 @@ class Contrast(nn.Module):
         for table in self.tables:
             skip = recoloured is not None and table.colours
             seen = ~recoloured if skip and recoloured is not None else slice(None)
-            logits = scale * patches[seen] @ self._text(table.tokens).T
+            logits = scale * patches[seen] @ self.text_vectors(table.tokens).T
             shown = categories[seen] >= 0
             right = table.of_category.to(patches.device)[categories[seen].clamp(min=0)]
             total = total + functional.cross_entropy(logits[shown], right[shown])

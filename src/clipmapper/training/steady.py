@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from clipmapper.training.journal import cut_log
@@ -48,9 +47,6 @@ class _Steady(Trainer):
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
 
 class _Clockwork(TrainerCallback):
@@ -112,6 +108,7 @@ def train_steadily(
         report_to="none",
         disable_tqdm=True,
         remove_unused_columns=False,
+        train_sampling_strategy="sequential",
         dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=pace.seed,

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from clipmapper.training.examples import Examples
@@ -33,9 +32,6 @@ class MapperTrainer(Trainer):
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         """Not counted: the count alone would cost a tenth of a step."""
         return 0
-
-    def _get_train_sampler(self, train_dataset: Any = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)  # type: ignore[arg-type]
 
     def compute_loss(
         self,
@@ -64,9 +60,21 @@ class MapperTrainer(Trainer):
         everywhere = self.accelerator.reduce(words, reduction="mean")
         return words / everywhere  # type: ignore[operator]
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The mapper alone, without the frozen CLIP, by the first process."""
         if self.args.should_save:
             save_model(self.model, None, Path(output_dir or self.args.output_dir or "."))
+
+
+class OneDevice(TrainingArguments):
+    """Arguments of a process that trains on one device: several are for `accelerate launch`."""
+
+    __no_type_check__ = True  # defaults of transformers' own are not of the types that it declares
+
+    @property
+    def n_gpu(self) -> int:
+        """One at the most."""
+        return min(super().n_gpu, 1)
 
 
 def make_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
@@ -81,7 +89,7 @@ def make_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
     half = training.precision == "bfloat16" or (
         training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     )
-    arguments = TrainingArguments(
+    arguments = OneDevice(
         output_dir=str(run.output / "checkpoints"),
         use_cpu=not on_gpu,
         bf16=half,
@@ -96,12 +104,12 @@ def make_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
         disable_tqdm=True,
         remove_unused_columns=False,
         label_names=["labels"],
+        train_sampling_strategy="sequential",
         dataloader_drop_last=True,
         dataloader_num_workers=run.workers if on_gpu else 0,
         dataloader_pin_memory=on_gpu,
         ddp_timeout=6 * 3600,  # one process may evaluate or encode for long
     )
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # several GPUs are for `accelerate launch`
     processes = arguments.world_size
     if training.batch_size % processes:
         raise InputError(

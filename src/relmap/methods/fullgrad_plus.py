@@ -17,6 +17,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from relmap._torch_private import autograd_order
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, per_token
 from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
@@ -147,7 +148,5 @@ def _when(activation: Activation) -> float:
     """The place of an activation in the order in which autograd saw the forward pass."""
     if activation.edge is None:
         return -math.inf
-    number = activation.edge.node._sequence_nr()
-    return (
-        -math.inf if number >= 1 << 62 else float(number)
-    )  # leaves carry the highest number there is
+    order = autograd_order(activation.edge.node)
+    return -math.inf if order is None else float(order)

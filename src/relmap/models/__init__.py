@@ -255,7 +255,7 @@ def normalisation(processor: Any) -> tuple[Any, Any]:
         if getattr(part, "image_mean", None) is not None:
             return part.image_mean, part.image_std
     for step in reversed(getattr(processor, "transforms", [])):  # of torchvision: timm, open_clip
-        if type(step).__name__ == "Normalize":
+        if hasattr(step, "mean") and hasattr(step, "std"):
             values = (step.mean, step.std)
             return tuple([float(one) for one in value] for value in values)  # type: ignore[return-value]
     return None, None

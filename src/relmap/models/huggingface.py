@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from relmap._torch_private import auto_classes
 from relmap.errors import InputError, MissingExtraError, RelmapError
 from relmap.models import SOURCES, Model, class_labels, settle
 from relmap.request.processors import Parts, prepare
@@ -144,7 +145,8 @@ def _network(
 ) -> tuple[nn.Module, list[str]]:
     loader = _class(config, trust_remote_code)
     options: dict[str, Any] = {} if dtype is None else {"dtype": dtype}
-    if trust_remote_code and hasattr(loader, "_model_mapping"):  # an Auto class
+    is_auto = not issubclass(loader, nn.Module)  # an Auto class makes networks and is none
+    if trust_remote_code and is_auto:
         options["trust_remote_code"] = True
     network, report = loader.from_pretrained(
         name, config=config, weights_only=True, output_loading_info=True, **options
@@ -167,16 +169,14 @@ def _class(config: Any, trust_remote_code: bool) -> Any:
         if isinstance(found, type) and issubclass(found, nn.Module):
             return found
     for task in _TASKS:  # a class that was registered from outside is found by its name as well
-        registered = getattr(transformers, f"AutoModelFor{task}")._model_mapping
-        known = registered.get(type(config), ())
-        for one in known if isinstance(known, tuple | list) else (known,):
-            if one.__name__ in names:
-                return one
+        for known in auto_classes(getattr(transformers, f"AutoModelFor{task}"), config):
+            if known.__name__ in names:
+                return known
     for task in _TASKS:
         auto = getattr(transformers, f"AutoModelFor{task}")
         # BERT's family can write from left to right as well, but is seldom meant to.
-        masked = type(config) in transformers.AutoModelForMaskedLM._model_mapping
-        if type(config) in auto._model_mapping and not (task == "CausalLM" and masked):
+        masked = bool(auto_classes(transformers.AutoModelForMaskedLM, config))
+        if auto_classes(auto, config) and not (task == "CausalLM" and masked):
             return auto
     return transformers.AutoModel
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from relmap._torch_private import version_of
 from relmap.errors import TraceError
 from relmap.trace import Replay
 from relmap.trace.graph import Activation, TokenGraph
@@ -57,7 +58,7 @@ class RecordedPass:
         """A recorded activation, unless the model has since overwritten it in place."""
         if activation.value is None:
             raise RuntimeError("a method reads a value that its `needs` do not name")
-        if activation.value._version != activation.version:
+        if version_of(activation.value) != activation.version:
             raise TraceError(
                 "the network overwrote an activation in place that the explanation needs; "
                 "replace the in-place operation, or use a method that needs attention alone"

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from relmap._torch_private import has_head
 from relmap.errors import InputError
 
 __all__ = [
@@ -35,7 +36,6 @@ __all__ = [
 
 _IMAGE = ("pixel_values", "pixel_mask")
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "bbox")
-_HEADS_THAT_READ_THE_INPUT = ("SequenceClassification", "QuestionAnswering", "TokenClassification")
 
 
 def complete(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def count_examples(network: nn.Module, inputs: Mapping[str, Any]) -> int:
         InputError: There is no tensor among the arguments.
     """
     names = ("input_ids", "inputs_embeds", "pixel_values")
-    first = names[::-1] if "Detection" in type(network).__name__ else names
+    first = names[::-1] if has_head(network, "detection") else names
     for value in [*(inputs.get(name) for name in first), *inputs.values()]:
         rows = isinstance(value, list | tuple) and value and isinstance(value[0], Tensor)
         if rows or (isinstance(value, Tensor) and value.ndim > 0):
@@ -220,7 +220,7 @@ def _position_table(network: nn.Module, positions: int) -> list[int]:
 
 def _counts_its_own_examples(network: nn.Module) -> bool:
     generates = getattr(network, "can_generate", None)
-    return "Detection" in type(network).__name__ or bool(generates and generates())
+    return has_head(network, "detection") or bool(generates and generates())
 
 
 def _needs_start(network: nn.Module) -> bool:
@@ -229,7 +229,7 @@ def _needs_start(network: nn.Module) -> bool:
         return False
     if hasattr(network, "decoder_start_token_id"):  # BLIP's question answering
         return True
-    if any(head in type(network).__name__ for head in _HEADS_THAT_READ_THE_INPUT):
+    if has_head(network, "sequence classes", "answer spans", "token classes"):
         return False
     configs = (config, getattr(config, "text_config", None))
     return any(getattr(one, "is_encoder_decoder", False) for one in configs)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relmap._torch_private import has_head
 from relmap.errors import InputError
 from relmap.request.forward_arguments import check_length, complete, forward_names, text_limit
 from relmap.request.readers import (
@@ -267,8 +268,9 @@ def _goes_on(network: nn.Module) -> bool:
     answers = "decoder_input_ids" in inspect.signature(network.forward).parameters and hasattr(
         network, "decoder_start_token_id"
     )
-    masked = "MaskedLM" in type(network).__name__
-    return bool(generates and generates()) and not (twofold or answers or masked)
+    return bool(generates and generates()) and not (
+        twofold or answers or has_head(network, "masked")
+    )
 
 
 def _left_open(encoded: dict[str, Any], tokenizer: Any) -> dict[str, Any]:

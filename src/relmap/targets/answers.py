@@ -17,13 +17,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from relmap._torch_private import has_head
 from relmap.errors import InputError
 
 __all__ = ["Answer", "TargetContext", "fields", "last_token", "read_answer", "token_logits"]
 
 _PAIRS = (("image_features", "text_features"), ("image_embeds", "text_embeds"))
 _FEATURES = ("pooler", "pooled", "embed", "feature", "hidden", "attention", "state")
-_LANGUAGE = ("CausalLM", "ConditionalGeneration", "Seq2SeqLM", "LMHead", "DoubleHeads")
 
 
 @dataclass(frozen=True)
@@ -276,14 +276,13 @@ def _predicts_tokens(output: Any, context: TargetContext) -> bool:
         name in context.inputs
         for name in ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
     )
-    kind = type(output).__name__
-    if not spoken or any(word in kind for word in ("Masked", "TokenClassifier")):
+    if not spoken or has_head(output, "masked", "token classes"):
         return False
-    architectures = " ".join(getattr(context.config, "architectures", None) or ())
+    architectures = getattr(context.config, "architectures", None) or ()
     text = getattr(context.config, "get_text_config", lambda: context.config)()
     vocabulary = getattr(text, "vocab_size", None)
     decoder = "decoder_input_ids" in context.inputs or getattr(text, "is_decoder", False)
-    named = any(word in kind + architectures for word in _LANGUAGE)
+    named = any(has_head(speaks, "language") for speaks in (output, *architectures))
     return named or bool(decoder and vocabulary == fields(output)["logits"].shape[-1])
 
 

@@ -8,7 +8,6 @@ drafts when the pass is over (`relmap.trace.freeze`).
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relmap._torch_private import objects_running
 from relmap.errors import TraceError
 from relmap.trace.labels import Labels
 from relmap.trace.tags import (
@@ -116,14 +116,8 @@ class Notebook:
 
     def module(self) -> str:
         """Path of the innermost module of the network whose forward is running."""
-        frame = sys._getframe(1)
-        while frame is not None:
-            owner = frame.f_locals.get("self") if frame.f_code.co_argcount else None
-            name = self.module_names.get(id(owner)) if owner is not None else None
-            if name is not None:
-                return name or "the network"
-            frame = frame.f_back
-        return "the network"
+        names = (self.module_names.get(id(owner)) for owner in objects_running())
+        return next((name for name in names if name is not None), "") or "the network"
 
     def at(self, message: str) -> str:
         """A message with the place it speaks of."""

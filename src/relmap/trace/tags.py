@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from relmap._torch_private import version_of
 from relmap.trace.graph import Activation, Arrangement, StateKind
 from relmap.trace.labels import Labels
 
@@ -171,7 +172,7 @@ def activation(tensor: Tensor, labels: Labels, value: bool = True) -> Activation
         return Activation(shape, edge, labels.values)
     # A detached tensor shares its version counter, so a later in-place change can be noticed.
     kept = tensor.detach()
-    return Activation(shape, edge, labels.values, kept, kept._version)
+    return Activation(shape, edge, labels.values, kept, version_of(kept))
 
 
 def relabelled(kept: Activation, labels: Labels) -> Activation:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
+from relmap._torch_private import autograd_order, is_copy
 from relmap.backwards.operation_rules.operation import Operation, Rule, tensors_of
 
 LINEAR = """
@@ -329,19 +330,14 @@ def signed_share(operation: Operation) -> Tensor:
     )
 
 
-_COPIES = frozenset(["CloneBackward0", "ToCopyBackward0", "ViewBackward0"])
-"""Steps of autograd after which a tensor is still what it was."""
-
-
 def _descends(tensor: Tensor, ancestor: Tensor) -> bool:
     """Whether one tensor was computed from another, by autograd's own graph."""
     wanted = get_gradient_edge(ancestor).node
-    while wanted.name() in _COPIES:  # what an in-place addition reads is a copy
+    while is_copy(wanted):  # what an in-place addition reads is a copy
         parent = wanted.next_functions[0][0]
         assert parent is not None
         wanted = parent
-    is_leaf = "AccumulateGrad" in wanted.name()
-    oldest = 0 if is_leaf else wanted._sequence_nr()  # type: ignore[attr-defined]
+    oldest = autograd_order(wanted) or 0  # a leaf may be older than anything
     # Nodes themselves are kept, since autograd makes a wrapper anew once the last one is gone.
     waiting, seen = [get_gradient_edge(tensor).node], set[Any]()
     while waiting:
@@ -352,6 +348,7 @@ def _descends(tensor: Tensor, ancestor: Tensor) -> bool:
             if parent is None or parent in seen:
                 continue
             seen.add(parent)
-            if parent is wanted or parent._sequence_nr() >= oldest:  # type: ignore[attr-defined]
+            order = autograd_order(parent)
+            if parent is wanted or order is None or order >= oldest:
                 waiting.append(parent)
     return False

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from relmap._torch_private import unwatched
 from relmap.errors import TraceError
 from relmap.trace.recorder import Recorder
 from relmap.trace.tags import Constant, Pair, Tokens
@@ -237,5 +238,5 @@ class PassBack(torch.autograd.Function):
         passage: Passage = ctx.passage
         if passage.family == "relevance" and not passage.relevance:
             return (arriving, None, None, *nothing)
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), unwatched():
             return (None, None, None, *passage.backs[ctx.place](arriving))

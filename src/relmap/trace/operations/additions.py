@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from relmap._torch_private import version_of
 from relmap.trace.calls import Call, along, move_pair
 from relmap.trace.labels import Labels
 from relmap.trace.tags import (
@@ -185,7 +186,7 @@ def _join_beside(
     first = state.branch
     if first is not None and first.value is not None and second.value is not None:
         total = first.value + second.value
-        state.branch = replace(second, value=total, version=total._version)
+        state.branch = replace(second, value=total, version=version_of(total))
     state.attentions = [*state.attentions, *branch.pending.attentions]
     state.stream = activation(call.result, labels, value=False)
     return Tokens(state, labels, call.notebook.node(branch.node, other.node))
@@ -367,4 +368,4 @@ def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
     if before is None or tensor is not call.result:
         return activation(tensor, labels, call.notebook.keep_values)
     kept = activation(call.result, labels, value=False)
-    return replace(kept, value=before, version=before._version)
+    return replace(kept, value=before, version=version_of(before))

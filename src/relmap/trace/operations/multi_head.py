@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from relmap._torch_private import unwatched
 from relmap.trace.calls import Call
 
 HIDDEN_ATTENTION = "multi_head_attention_forward"
@@ -84,7 +85,7 @@ def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     result = functional.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
     maps = None
     if given.get("need_weights", True):
-        with torch.no_grad(), torch._C.DisableTorchFunction():
+        with torch.no_grad(), unwatched():
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             maps = (scores if mask is None else scores + mask).softmax(-1)
             maps = maps.mean(1) if given.get("average_attn_weights", True) else maps

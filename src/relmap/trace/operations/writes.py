@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from relmap._torch_private import base_of
 from relmap.trace.calls import Call, along
 from relmap.trace.labels import NO_TOKEN, Labels
 from relmap.trace.tags import (
@@ -283,7 +284,7 @@ def written_view(call: Call) -> Tag | None:
     """`view.copy_(x)`: the labels are written into the base tensor as well."""
     tag = written(call)
     view = call.args[0]
-    base = view._base
+    base = base_of(view)
     if not isinstance(tag, Tokens) or base is None:
         return tag
     notebook, known = call.notebook, call.tag_of(base)

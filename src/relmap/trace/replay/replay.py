@@ -20,10 +20,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from relmap._torch_private import version_of
 from relmap.errors import TraceError
 from relmap.trace.graph import Activation, Attention
 from relmap.trace.replay.rerun import ELSEWHERE, Known, Rerun, part_of
-from relmap.trace.replay.tape import Place, Tape, version_of
+from relmap.trace.replay.tape import Place, Tape
 
 Given = Mapping[Activation, Tensor]
 """Activations and what stands in their place, in their own shape."""
@@ -46,7 +47,7 @@ class Replay:
         """
         self._check_open()
         kept = activation.value
-        if kept is not None and kept._version == activation.version:
+        if kept is not None and version_of(kept) == activation.version:
             return kept
         return self._recorded(self._tape.place_of(activation))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 
+from relmap._torch_private import inside_transform, version_of
 from relmap.errors import TraceError
 from relmap.trace.calls import function_name
 from relmap.trace.operations.multi_head import HIDDEN_ATTENTION, written_out
@@ -24,10 +25,8 @@ from relmap.trace.replay.tape import (
     Made,
     Place,
     Tape,
-    inside_transform,
     leaves,
     like,
-    version_of,
 )
 
 _MARK = "_relmap_changed"

@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.graph import get_gradient_edge
 
+from relmap._torch_private import inside_transform, storage_of, version_of
 from relmap.errors import TraceError
 from relmap.trace.calls import function_name
 from relmap.trace.graph import Activation
@@ -194,23 +194,6 @@ def leaves(args: Any, kwargs: Any) -> list[Any]:
 def like(result: Any, parts: list[Any]) -> Any:
     """Parts in a tuple or list of the same kind."""
     return parts if type(result) is list else type(result)(parts)
-
-
-def inside_transform() -> bool:
-    """Whether a function is being mapped over a batch: its tensors do not outlive the mapping."""
-    return peek_interpreter_stack() is not None
-
-
-def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written on; those made in inference mode do not count."""
-    return 0 if tensor.is_inference() else tensor._version
-
-
-def storage_of(tensor: Tensor) -> int:
-    """What names the memory of a tensor."""
-    if tensor.layout != torch.strided:
-        return id(tensor)
-    return tensor.untyped_storage()._cdata
 
 
 def _edge(tensor: Tensor) -> tuple[Any, int]:
