@@ -16,9 +16,7 @@ EXTRAS: dict[str, str] = {
     "train": "training recipes",
     "captions": "caption metrics",
     "evaluate": "evaluation tables",
-    "web": "web pages",
     "ray": "runs on many machines",
-    "captum": "captum methods",
 }
 """Every optional part of the package, and what it is for."""
 

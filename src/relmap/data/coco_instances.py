@@ -6,7 +6,6 @@
 The json may also lie in the folder itself and the picture folders in `images/`.
 """
 
-import warnings
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,7 +25,8 @@ from relmap.data import (
     require_file_of_split,
 )
 from relmap.data.example import Example
-from relmap.errors import InputError, MissingExtraError
+from relmap.data.run_length_masks import decode_mask
+from relmap.errors import InputError
 from relmap.request.readers import read_image
 
 __all__ = ["coco_instances"]
@@ -110,21 +110,10 @@ def _regions(
         InputError: An outline does not have the picture's size.
         MissingExtraError: pycocotools is not installed.
     """
-    try:
-        from pycocotools import mask as masks
-    except ImportError as error:
-        raise MissingExtraError("evaluate") from error
     width, height = read_image(image).size
     drawn = np.zeros((height, width), dtype=np.int64)
     for one in sorted(objects, key=lambda one: -one["area"]):
-        outline = one["segmentation"]
-        if isinstance(outline, list) or isinstance(outline.get("counts"), list):
-            outline = masks.frPyObjects(outline, height, width)
-        merged = masks.merge(outline) if isinstance(outline, list) else outline
-        with warnings.catch_warnings():
-            # pycocotools 2.0 makes arrays in a way that numpy 2 is leaving
-            warnings.simplefilter("ignore", DeprecationWarning)
-            inside = masks.decode(merged) > 0
+        inside = decode_mask(one["segmentation"], f"an outline of {image.name}", (height, width))
         if inside.shape != drawn.shape:
             raise InputError(
                 f"an outline of {image.name} is drawn on {inside.shape[1]} x {inside.shape[0]} "

@@ -175,7 +175,7 @@ def _flows(
     sinks: Collection[int],
 ) -> dict[Node, float]:  # fmt: skip
     """The maximum flow from the tokens that are read to every token of the given states."""
-    from networkx import DiGraph, maximum_flow_value  # comes with torch, which loads it late, too
+    from networkx import DiGraph, maximum_flow_value
     from networkx.algorithms.flow import build_residual_network, shortest_augmenting_path
 
     network, origin = DiGraph(), (-1, -1)

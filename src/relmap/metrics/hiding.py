@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from relmap.errors import InputError
+from relmap.errors import InputError, MissingExtraError
 from relmap.result.layout import Layout
 from relmap.targets.answers import Answer, TargetContext, read_answer
 
@@ -277,18 +277,22 @@ def to_pixels(
 
 
 def blurred(pixels: Float[Tensor, "row colour height width"]) -> Tensor:
-    """The pictures under a Gaussian with a deviation of a 16th of their side, borders repeated."""
-    for axis in (-2, -1):
-        deviation = pixels.shape[axis] / 16
-        radius = min(int(3 * deviation + 0.5), pixels.shape[axis] - 1)
-        places = torch.arange(-radius, radius + 1, dtype=pixels.dtype, device=pixels.device)
-        weights = torch.exp(-(places**2) / (2 * deviation**2))
-        moved = pixels.movedim(axis, -1)
-        flat = moved.reshape(-1, 1, moved.shape[-1])
-        padded = torch.nn.functional.pad(flat, (radius, radius), mode="replicate")
-        smooth = torch.nn.functional.conv1d(padded, (weights / weights.sum())[None, None])
-        pixels = smooth.view(moved.shape).movedim(-1, axis)
-    return pixels
+    """The pictures under a Gaussian with a deviation of a 16th of their side, borders repeated.
+
+    The Gaussian is cut at three deviations.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+    """
+    try:
+        from scipy.ndimage import gaussian_filter
+    except ImportError as error:
+        raise MissingExtraError("evaluate") from error
+    deviations = [side / 16 for side in pixels.shape[-2:]]
+    smooth = gaussian_filter(
+        pixels.double().cpu().numpy(), deviations, mode="nearest", truncate=3, axes=(-2, -1)
+    )
+    return torch.from_numpy(smooth).to(pixels)
 
 
 def _noise(name: str, shape: Sequence[int]) -> Tensor:

@@ -1,14 +1,20 @@
 """How well scores rank what is true before what is not: precision at every recall.
 
 Every distinct score is a threshold: what is at least as high counts as found. Equal scores are
-found together, so that the order in which they happen to lie decides nothing.
+found together, so that the order in which they happen to lie decides nothing. The curve is
+scikit-learn's, the rows are ours: a row in which nothing is true has no number.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from relmap.errors import MissingExtraError
 
 __all__ = ["average_precision", "precision_recall_area"]
 
@@ -21,15 +27,15 @@ def average_precision(
     P_n and R_n are precision and recall at the n-th highest distinct score, R_0 = 0. In
     expectation, random scores get about the share of what is true; a row with nothing true is NaN.
 
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+
     Example:
         >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
         >>> average_precision(scores, torch.tensor([[True, False, True, False]]))
         tensor([0.8333], dtype=torch.float64)
     """
-    hits, last, precision = _curve(scores, truth)
-    total = hits.sum(dim=1)
-    # the step in recall at a threshold is made by the true items that lie exactly on it
-    return (hits * precision.gather(1, last)).sum(dim=1) / torch.where(total > 0, total, torch.nan)
+    return _of_curves(scores, truth, lambda precision, steps: precision[:-1] @ steps)
 
 
 def precision_recall_area(
@@ -42,31 +48,32 @@ def precision_recall_area(
     (Davis and Goadrich, ICML 2006): this is ERASER's AUPRC, and `average_precision` the better
     number. A row with nothing true is NaN.
 
+    Raises:
+        MissingExtraError: scikit-learn is not installed.
+
     Example:
         >>> scores = torch.tensor([[0.9, 0.8, 0.7, 0.6]])
         >>> precision_recall_area(scores, torch.tensor([[True, False, True, False]]))
         tensor([0.7917], dtype=torch.float64)
     """
-    hits, last, precision = _curve(scores, truth)
-    total = hits.sum(dim=1)
-    recall = hits.cumsum(dim=1) / torch.where(total > 0, total, torch.nan)[:, None]
-    # within a run of equal scores every item stands at its end: steps of no width have no area
-    recall, precision = recall.gather(1, last), precision.gather(1, last)
-    before = torch.nn.functional.pad(recall[:, :-1], (1, 0), value=0.0)
-    higher = torch.nn.functional.pad(precision[:, :-1], (1, 0), value=1.0)
-    return ((recall - before) * (precision + higher) / 2).sum(dim=1)
+    return _of_curves(
+        scores, truth, lambda precision, steps: (precision[:-1] + precision[1:]) @ steps / 2
+    )
 
 
-def _curve(
-    scores: Float[Tensor, "batch item"], truth: Bool[Tensor, "batch item"]
-) -> tuple[Float[Tensor, "batch item"], Tensor, Float[Tensor, "batch item"]]:
-    """By falling score: what is true, where a run of equal scores ends, the precision so far."""
-    ordered, order = scores.sort(dim=1, descending=True)
-    hits = truth.gather(1, order).double()
-    count = torch.arange(1, scores.shape[1] + 1, device=scores.device)
-    precision = hits.cumsum(dim=1) / count
-    ends = torch.ones_like(truth)
-    ends[:, :-1] = ordered[:, :-1] != ordered[:, 1:]
-    place = torch.where(ends, count - 1, scores.shape[1])
-    last = place.flip(1).cummin(dim=1).values.flip(1)
-    return hits, last, precision
+def _of_curves(
+    scores: Tensor, truth: Tensor, area: Callable[[np.ndarray, np.ndarray], float]
+) -> Float[Tensor, " batch"]:
+    """What `area` makes of the precisions and of the steps in recall of every row."""
+    try:
+        from sklearn.metrics import precision_recall_curve
+    except ImportError as error:
+        raise MissingExtraError("evaluate") from error
+    rows = []
+    for row, true in zip(scores.double().cpu().numpy(), truth.cpu().numpy(), strict=True):
+        if not true.any():
+            rows.append(np.nan)
+            continue
+        precision, recall, _ = precision_recall_curve(true, row)
+        rows.append(float(area(precision, recall[:-1] - recall[1:])))
+    return torch.tensor(rows, dtype=torch.float64, device=scores.device)

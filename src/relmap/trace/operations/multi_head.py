@@ -5,6 +5,7 @@ It hides its inner attention from a mode, and would call itself for ever if it w
 
 from __future__ import annotations
 
+import inspect
 import math
 from typing import Any
 
@@ -21,11 +22,10 @@ HIDDEN_ATTENTION = "multi_head_attention_forward"
 
 def multi_head_attention_forward(call: Call) -> Any:
     """Shape (b): the same computation in public functions, watched by the recorder."""
-    names = _MHA_ARGUMENTS
-    given = dict(zip(names, call.args, strict=False)) | call.kwargs
-    if given.get("bias_k") is not None or given.get("add_zero_attn"):
+    given = _bound(call.args, call.kwargs)
+    if given["bias_k"] is not None or given["add_zero_attn"]:
         raise call.notebook.refuse("nn.MultiheadAttention with bias_k or add_zero_attn is not read")
-    if given.get("static_k") is not None or given.get("static_v") is not None:
+    if given["static_k"] is not None or given["static_v"] is not None:
         raise call.notebook.refuse("nn.MultiheadAttention with static keys is not read")
     with call.notebook.watching():
         return _multi_head(given)
@@ -33,36 +33,17 @@ def multi_head_attention_forward(call: Call) -> Any:
 
 def written_out(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """The same computation in public functions, for a mode that calls it inside itself."""
-    return _multi_head(dict(zip(_MHA_ARGUMENTS, args, strict=False)) | kwargs)
+    return _multi_head(_bound(args, kwargs))
 
 
-_MHA_ARGUMENTS = [
-    "query",
-    "key",
-    "value",
-    "embed_dim_to_check",
-    "num_heads",
-    "in_proj_weight",
-    "in_proj_bias",
-    "bias_k",
-    "bias_v",
-    "add_zero_attn",
-    "dropout_p",
-    "out_proj_weight",
-    "out_proj_bias",
-    "training",
-    "key_padding_mask",
-    "need_weights",
-    "attn_mask",
-    "use_separate_proj_weight",
-    "q_proj_weight",
-    "k_proj_weight",
-    "v_proj_weight",
-    "static_k",
-    "static_v",
-    "average_attn_weights",
-    "is_causal",
-]
+_SIGNATURE = inspect.signature(functional.multi_head_attention_forward)
+
+
+def _bound(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """All arguments of a call by name, those that were left out by their defaults."""
+    bound = _SIGNATURE.bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
 
 
 def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
@@ -84,17 +65,17 @@ def _multi_head(given: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     joined = output.permute(2, 0, 1, 3).flatten(2)
     result = functional.linear(joined, given["out_proj_weight"], given["out_proj_bias"])
     maps = None
-    if given.get("need_weights", True):
+    if given["need_weights"]:
         with torch.no_grad(), unwatched():
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             maps = (scores if mask is None else scores + mask).softmax(-1)
-            maps = maps.mean(1) if given.get("average_attn_weights", True) else maps
+            maps = maps.mean(1) if given["average_attn_weights"] else maps
             maps = maps.squeeze(0) if single else maps
     return (result.squeeze(1) if single else result), maps
 
 
 def _projections(given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
-    if given.get("use_separate_proj_weight"):
+    if given["use_separate_proj_weight"]:
         weights = [given[f"{name}_proj_weight"] for name in "qkv"]
     else:
         weights = list(given["in_proj_weight"].chunk(3))
@@ -105,8 +86,8 @@ def _projections(given: dict[str, Any]) -> tuple[list[Any], list[Any]]:
 def _merged_mask(given: dict[str, Any], batch: int, heads: int, q: Tensor, k: Tensor) -> Any:
     """The float mask that both masks of nn.MultiheadAttention make together."""
     merged = None
-    attention, padding = given.get("attn_mask"), given.get("key_padding_mask")
-    if attention is None and given.get("is_causal"):
+    attention, padding = given["attn_mask"], given["key_padding_mask"]
+    if attention is None and given["is_causal"]:
         attention = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).triu(1)
     if attention is not None:
         attention = _additive(attention, q)
