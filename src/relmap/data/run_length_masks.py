@@ -59,8 +59,8 @@ def decode_mask(
 def _drawn(
     segmentation: Any, where: str, size: tuple[int, int] | None
 ) -> Bool[np.ndarray, "height width"]:
-    polygons = isinstance(segmentation, list) and size is not None
-    if not polygons and not (isinstance(segmentation, dict) and "counts" in segmentation):
+    compressed = isinstance(segmentation, dict) and "counts" in segmentation
+    if not compressed and (size is None or not isinstance(segmentation, list)):
         raise InputError(
             f"{where} is no mask that can be read here: write masks as uncompressed run lengths, "
             '{"size": [height, width], "counts": [...]}'
@@ -69,9 +69,10 @@ def _drawn(
         from pycocotools import mask as masks
     except ImportError as error:
         raise MissingExtraError("evaluate") from error
-    if polygons:
-        segmentation = masks.merge(masks.frPyObjects(segmentation, *size))
+    outline: Any = segmentation
+    if size is not None and not compressed:
+        outline = masks.merge(masks.frPyObjects(outline, *size))
     with warnings.catch_warnings():
         # pycocotools 2.0 makes arrays in a way that numpy 2 is leaving
         warnings.simplefilter("ignore", DeprecationWarning)
-        return masks.decode(segmentation) > 0
+        return masks.decode(outline) > 0

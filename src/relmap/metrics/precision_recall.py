@@ -8,6 +8,7 @@ scikit-learn's, the rows are ours: a row in which nothing is true has no number.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ def precision_recall_area(
 
 
 def _of_curves(
-    scores: Tensor, truth: Tensor, area: Callable[[np.ndarray, np.ndarray], float]
+    scores: Tensor, truth: Tensor, area: Callable[[np.ndarray, np.ndarray], Any]
 ) -> Float[Tensor, " batch"]:
     """What `area` makes of the precisions and of the steps in recall of every row."""
     try:
