@@ -23,7 +23,7 @@ from typing import Any
 import relmap
 from relmap.backwards import BACKWARDS
 from relmap.data import DATA
-from relmap.methods import METHODS
+from relmap.methods import METHODS, MethodEntry
 from relmap.metrics import METRICS
 from relmap.metrics.hiding import FILLS
 from relmap.metrics.perturbation import PRESETS
@@ -114,21 +114,21 @@ def methods_page() -> str:
     parts += [short_table(BACKWARDS.entries()), ""]
     for entry in BACKWARDS.entries():
         parts += [f"## `{entry.name}`", "", inspect.getdoc(entry.function) or "", ""]
-        parts += [f"* Reference: {entry.reference}", f"* Family: {entry.metadata['family']}", ""]
+        parts += [f"* Reference: {entry.reference}", f"* Family: {entry.family}", ""]
         parts += _options(BACKWARDS.options(entry.name))
     return "\n".join(parts).rstrip() + "\n"
 
 
-def _section(entry: Entry[Any]) -> list[str]:
+def _section(entry: MethodEntry) -> list[str]:
     text = inspect.getdoc(entry.function) or ""
     needs = ", ".join(NEEDS.get(need, need) for need in entry.needs) or "nothing but the tokens"
-    depends = "yes" if entry.metadata.get("target_dependent") else "no"
+    depends = "yes" if entry.target_dependent else "no"
     names = ", ".join(f"`{alias}`" for alias in entry.aliases) or "none"
     lines = [f"## `{entry.name}`", "", text, ""]
     lines += [f"* Reference: {entry.reference}", f"* Reads: {needs}"]
     lines += [f"* Depends on the target: {depends}", f"* Other names: {names}"]
-    if "requires" in entry.metadata:
-        lines.append(f"* Requires {entry.metadata['requires']}")
+    if entry.requires:
+        lines.append(f"* Requires {entry.requires}")
     others = [one.name for one in BACKWARDS.entries() if fits(entry, one)]
     own = default_backward(entry)
     listed = ", ".join(f"`{name}`" + (" (its own)" if name == own else "") for name in others)
@@ -182,8 +182,7 @@ def metrics_page() -> str:
     ]
     parts += ["| metric | category | better | reference |", "|---|---|---|---|"]
     for entry in METRICS.entries():
-        about = entry.metadata
-        cells = [about["category"], _direction(about["direction"]), _cell(entry.reference)]
+        cells = [entry.category, _direction(entry.direction), _cell(entry.reference)]
         parts.append(f"| [`{entry.name}`](#{entry.name}) | {' | '.join(cells)} |")
     parts.append("")
     for entry in METRICS.entries():

@@ -176,7 +176,7 @@ def _attribution(
 
 def _pixels(asked: Request, followed: Followed) -> dict[str, Tensor]:
     """Relevance of pixels by source, from methods that follow it so far."""
-    read = asked.entry.metadata.get("pixels")
+    read = asked.entry.pixels
     if read is None:
         return {}
     found = read(followed.passed)

@@ -84,9 +84,9 @@ def interaction(
             )
     backward = inputs.pop("backward", None)
     asked = read_request(model, method, inputs, backward)
-    carry = asked.entry.metadata.get("maps")
+    carry = asked.entry.maps
     if carry is None:
-        able = [entry.name for entry in METHODS.entries() if "maps" in entry.metadata]
+        able = [entry.name for entry in METHODS.entries() if entry.maps is not None]
         raise InputError(
             f"the method {asked.entry.name!r} carries no relevance maps, which the interaction is "
             f"made of: choose one of {', '.join(able)}"

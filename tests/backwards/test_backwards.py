@@ -22,7 +22,7 @@ from relmap.trace.recorder import Recorder
 from relmap.trace.table import RULES
 
 GRADIENT = [
-    entry.name for entry in BACKWARDS.entries() if entry.metadata["family"] == "gradient"
+    entry.name for entry in BACKWARDS.entries() if entry.family == "gradient"
 ]  # fmt: skip
 WITH_RULES = [name for name in BACKWARDS if name != "gradient"]
 
@@ -269,7 +269,7 @@ def recorded(network, inputs, backward, target):
         kept.append(output)
         return target(output)
 
-    family = BACKWARDS.get(backward).metadata["family"]
+    family = BACKWARDS.get(backward).family
     method = "genatt" if family == "gradient" else "full-lrp"
     asked = read_request(network, method, inputs, backward)
     with following(asked, [noted], ()):

@@ -15,7 +15,7 @@ from relmap import cli
 from relmap.errors import InputError, TraceError
 from relmap.evaluation.engine import run_here
 from relmap.methods import METHODS
-from relmap.registry import Registry
+from relmap.registry import Entry, Registry
 from relmap.result.attribution import Attribution, Layout
 
 LONG = "a-method-whose-name-is-longer-than-" + "-".join(["any"] * 20) + "-terminal"
@@ -189,7 +189,7 @@ def test_a_bug_keeps_its_traceback(calls, monkeypatch):
 def room(monkeypatch):
     """A room of methods with one very long name."""
     module = ModuleType("relmap.methods")
-    module.METHODS = Registry("method", "relmap.methods")
+    module.METHODS = Registry("method", "relmap.methods", Entry)
     monkeypatch.setitem(sys.modules, "relmap.methods", module)
 
     @module.METHODS.register(LONG, reference="A. Author, Journal of Long Names, 2020")

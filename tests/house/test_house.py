@@ -24,7 +24,7 @@ from reference.house import REGISTRIES, ROOT, sources
 
 import relmap
 from relmap.errors import EXTRAS
-from relmap.registry import Registry
+from relmap.registry import Entry, Registry
 
 FILE_LINES, FUNCTION_LINES, ARGUMENTS, README_LINES = 400, 60, 7, 150
 LONG_FILES: dict[str, str] = {}  # path -> reason
@@ -100,7 +100,7 @@ def test_everything_registered_introduces_itself(room):
 
 def test_shapes_are_checked_under_pytest():
     with pytest.raises(jaxtyping.TypeCheckError):
-        Registry("plant", 7)
+        Registry("plant", 7, Entry)
 
 
 @pytest.mark.parametrize("host", ["example.org", b"example.org", "192.0.2.1"])

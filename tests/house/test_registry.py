@@ -6,20 +6,41 @@ import importlib
 import importlib.metadata
 import itertools
 import pickle
+import re
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from relmap.errors import EXTRAS, InputError, MissingExtraError, RelmapError, TraceError
-from relmap.registry import Registry
+from relmap.registry import Entry, Registry
 
-ROOM = 'from relmap.registry import Registry\n\nPLANTS = Registry("plant", "{package}")\n'
+ROOM = """
+from dataclasses import dataclass
+
+from relmap.errors import InputError
+from relmap.registry import Entry, Registry
+
+@dataclass(frozen=True, kw_only=True)
+class Plant(Entry):
+    operands = ("seed", "place")
+    optional = ("place",)
+    tall: bool
+    needs: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if "mud" in self.needs:
+            raise InputError("nobody needs mud")
+
+PLANTS = Registry("plant", "{package}", Plant)
+"""
 SIBLING = '''
 from {package} import PLANTS
 
-@PLANTS.register("oak-tree", aliases=("quercus",), reference="linnaeus", needs=["light"], tall=1)
+@PLANTS.register("oak-tree", aliases=("quercus",), reference="linnaeus", tall=True)
 def oak(seed, *, age=1, soil: str = "loam"):
     """A tree.
 
@@ -66,10 +87,10 @@ def test_siblings_are_imported_on_the_first_question_only(room):
 def test_an_entry_says_what_its_decorator_and_docstring_say(room):
     entry = room(oak=SIBLING).get("oak-tree")
     assert entry.function.__name__ == "oak"
-    assert (entry.about, entry.reference, entry.needs) == ("A tree.", "linnaeus", ("light",))
-    assert entry.metadata == {"tall": 1}
-    with pytest.raises(TypeError):
-        entry.metadata["tall"] = 0
+    assert (entry.about, entry.reference, entry.needs) == ("A tree.", "linnaeus", ())
+    assert entry.tall
+    with pytest.raises(FrozenInstanceError):
+        entry.tall = False
 
 
 @pytest.mark.parametrize("spelling", ["oak-tree", "Oak_Tree", " OAK TREE ", "quercus", "Quercus"])
@@ -101,23 +122,72 @@ def test_an_unknown_name_suggests_and_lists(room):
     with pytest.raises(InputError, match=r"no plant 'zzz'. Known: oak-tree"):
         plants.get("zzz")
     with pytest.raises(InputError, match="Known: none"):
-        Registry("plant", "colorsys").get("oak")
+        Registry("plant", "colorsys", Entry).get("oak")
 
 
 @pytest.mark.parametrize("name", ["OakTree", "oak_tree", "oak--tree", "-oak", ""])
 def test_names_are_kebab_case(name):
     with pytest.raises(InputError, match="kebab case"):
-        Registry("plant", "colorsys").register(name)
+        Registry("plant", "colorsys", Entry).register(name)
 
 
 @pytest.mark.parametrize("aliases", [(), ("Elm",)])
 def test_a_taken_name_is_refused(aliases):
-    plants = Registry("plant", "colorsys")
+    plants = Registry("plant", "colorsys", Entry)
     plants.register("elm")(len)
     with pytest.raises(InputError, match=r"'elm' is taken by builtins.len"):
         plants.register("elm-tree" if aliases else "elm", aliases=aliases)(print)
     assert plants.names() == ["elm"]
     assert plants.get("elm").function is len
+
+
+def grow(room, declared="tall=True", signature="seed, *, age=1"):
+    source = '@PLANTS.register("oak", {declared})\ndef oak({signature}): ...'
+    return room(
+        oak="from {package} import PLANTS\n" + source.format(declared=declared, signature=signature)
+    )
+
+
+@pytest.mark.parametrize(
+    ("declared", "message"),
+    [
+        ("tal=True", "no keyword 'tal'. Did you mean 'tall'"),
+        ("name_=True, tall=True", "no keyword 'name_'"),
+        ("function=len, tall=True", "no keyword 'function'"),
+        ("", "must declare tall="),
+        ("tall=True, needs=('mud',)", "The plant 'oak' cannot be registered: nobody needs mud"),
+    ],
+)
+def test_what_is_declared_is_checked_when_it_is_registered(room, declared, message):
+    with pytest.raises(InputError, match=re.escape(message)):
+        grow(room, declared).names()
+
+
+@pytest.mark.parametrize(
+    ("signature", "message"),
+    [
+        ("seed, place, age=1", "'age' could be given by position, too: put a \\* before it"),
+        ("", r"called with \(seed, place\), but takes \(\)"),
+        ("*seeds", r"with \*seeds a misspelt option would vanish"),
+        ("seed, **options", r"with \*\*options a misspelt option would vanish"),
+        ("seed, *, age", "its option 'age' has no default"),
+    ],
+)
+def test_every_option_is_keyword_only_and_has_a_default(room, signature, message):
+    with pytest.raises(InputError, match=message):
+        grow(room, signature=signature).names()
+
+
+@pytest.mark.parametrize("signature", ["seed", "seed, place", "seed, place='bog', *, age=1"])
+def test_operands_may_be_left_out_where_the_room_says_so(room, signature):
+    assert grow(room, signature=signature).names() == ["oak"]
+
+
+def test_hints_for_type_checkers_alone_are_not_checked(room):
+    source = SIBLING.replace("age=1", 'age: int = 1, when: "Season | None" = None')
+    source = source.replace("from {package}", "from __future__ import annotations\nfrom {package}")
+    found = room(oak=source).get("oak-tree").option_types()
+    assert found == {"age": int, "when": Any, "soil": str}
 
 
 def test_a_reloaded_module_may_register_again(room):
@@ -135,7 +205,7 @@ def test_a_sibling_that_fails_is_an_error_every_time(room):
 
 
 def test_plugins_come_from_entry_points_of_the_rooms_name(monkeypatch):
-    plants = Registry("plant", "colorsys")
+    plants = Registry("plant", "colorsys", Entry)
     groups = []
 
     def entry_points(*, group):
@@ -151,11 +221,27 @@ def test_a_broken_plugin_is_left_out_with_a_warning(monkeypatch):
     def broken():
         raise ModuleNotFoundError("no spores")
 
-    plants = Registry("plant", "colorsys")
+    plants = Registry("plant", "colorsys", Entry)
     plants.register("elm")(len)
     monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: [Point("fern", broken)])
     with pytest.warns(RuntimeWarning, match=r"plant plug-in 'fern' \(somewhere:fern\).*no spores"):
         assert plants.names() == ["elm"]
+
+
+def test_what_a_broken_plugin_had_registered_is_taken_out_again(monkeypatch):
+    plants = Registry("plant", "colorsys", Entry)
+    plants.register("elm", aliases=("ulmus",))(len)
+
+    def broken():
+        plants.register("fern", aliases=("bracken",))(print)
+        raise OSError("no spores")
+
+    points = [Point("fern", broken), Point("moss", lambda: plants.register("moss")(max))]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: points)
+    with pytest.warns(RuntimeWarning, match="'fern'"):
+        assert plants.names() == ["elm", "moss"]
+    assert "ulmus" in plants
+    assert "bracken" not in plants
 
 
 def test_errors_are_what_python_users_expect():

@@ -77,7 +77,7 @@ REFUSALS = [(kind, method) for method in REFUSED for kind in sorted(REFUSED[meth
 
 @pytest.mark.parametrize(("kind", "method"), REFUSALS)
 def test_a_method_that_refuses_a_network_says_why(kind, method):
-    assert METHODS.get(method).metadata["requires"]
+    assert METHODS.get(method).requires
     with pytest.raises(relmap.RelmapError) as refusal:
         explained(shared(kind), method)
     assert len(str(refusal.value)) > 60
@@ -146,7 +146,7 @@ def test_target_dependence_is_declared_truly(kind, method):
     entry = METHODS.get(method)
     first, second = (explained(built, method, target=target) for target in (0, 2))
     same = all(torch.equal(first.scores[name], second.scores[name]) for name in first.scores)
-    assert same is not entry.metadata["target_dependent"]
+    assert same is not entry.target_dependent
     assert first.target != second.target
 
 

@@ -343,4 +343,4 @@ def test_backwards_of_the_gradient_family_change_the_gradient_alone():
 def test_it_is_registered_with_its_whole_maps():
     entry = METHODS.get("token-tm")
     assert entry.name == "tokentm"
-    assert entry.metadata["maps"] is tokentm_maps
+    assert entry.maps is tokentm_maps

@@ -90,7 +90,7 @@ def summed_up(found):
         "labelled": np.array([one.get("labelled", math.nan) for one in found], dtype=float),
         "detail": np.array([json.dumps(one) for one in found], dtype=object),
     }
-    summary = METRICS.get("open-vocabulary-segmentation").metadata["summary"]
+    summary = METRICS.get("open-vocabulary-segmentation").summary
     return {name: function(values) for name, function in summary.items()}
 
 
@@ -132,7 +132,7 @@ def test_the_truth_scores_highest_and_chance_as_chance():
     assert worst["mIoU"] == worst["pixel-accuracy"] == 0
     assert random["pixel-accuracy"] == pytest.approx(1 / 4, abs=0.03)
     assert random["mSC"] == pytest.approx(0, abs=0.02)
-    directions = METRICS.get("open-vocabulary-segmentation").metadata["direction"]
+    directions = METRICS.get("open-vocabulary-segmentation").directions
     assert all(one == "higher" for one in directions.values())
     assert all(worst[name] < random[name] < best[name] for name in ("mIoU", "mSC"))
 

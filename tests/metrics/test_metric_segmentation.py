@@ -122,14 +122,14 @@ def test_the_number_of_a_data_set_is_made_of_sums():
     values = {name: value.double().numpy() for name, value in found.items()}
     values = {name: np.append(value, np.nan) for name, value in values.items()}  # one not judged
     sums = {name: np.nansum(value) for name, value in values.items()}
-    summary = {name: function(values) for name, function in entry.metadata["summary"].items()}
+    summary = {name: function(values) for name, function in entry.summary.items()}
     assert summary["pixel-accuracy"] == pytest.approx(sums["correct"] / sums["labelled"])
     object_iou = sums["intersection-object"] / sums["union-object"]
     background_iou = sums["intersection-background"] / sums["union-background"]
     assert summary["mIoU"] == pytest.approx((object_iou + background_iou) / 2)
     assert summary["mAP"] == pytest.approx(np.nanmean(values["average-precision"]))
     nothing = {name: np.full(2, np.nan) for name in values}
-    assert all(np.isnan(one(nothing)) for one in entry.metadata["summary"].values())
+    assert all(np.isnan(one(nothing)) for one in entry.summary.values())
 
 
 def test_a_map_of_the_object_is_best_and_its_opposite_worst():
@@ -147,9 +147,9 @@ def test_a_map_of_the_object_is_best_and_its_opposite_worst():
         found = segmentation(scores, masks)
         values = {quantity: value.double().numpy() for quantity, value in found.items()}
         means = {quantity: value.mean() for quantity, value in values.items()}
-        summary = entry.metadata["summary"]
+        summary = entry.summary
         numbers[name] = means | {quantity: one(values) for quantity, one in summary.items()}
-    for quantity, direction in entry.metadata["direction"].items():
+    for quantity, direction in entry.directions.items():
         assert direction == "higher"
         assert numbers["right"][quantity] == pytest.approx(1.0)
         assert numbers["right"][quantity] > numbers["random"][quantity]

@@ -76,7 +76,7 @@ def test_rankings_are_those_of_scikit_learn():
 
 def test_the_best_ranking_is_best_and_its_opposite_worst():
     truth = bools(".xx...x..x..........")
-    directions = METRICS.get("token-f1").metadata["direction"]
+    directions = METRICS.get("token-f1").directions
     best, worst = token_f1(truth.float(), truth), token_f1(-truth.float(), truth)
     for quantity, direction in directions.items():
         assert direction == "higher"
@@ -133,7 +133,7 @@ def test_spans_equal_a_literal_loop_over_sets():
 
 
 def test_numbers_of_a_data_set():
-    summary = METRICS.get("token-f1").metadata["summary"]
+    summary = METRICS.get("token-f1").summary
     texts = [("x...", "x..."), ("xx..", ".xxx"), ("...x", "x..."), ("x...", "....")]
     rows = [token_f1(bools(ours).float(), bools(truth), k=2) for ours, truth in texts]
     assert all(math.isnan(value) for value in rows[-1].values())

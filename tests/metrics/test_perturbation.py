@@ -226,8 +226,7 @@ def test_the_exact_map_scores_best_in_the_declared_direction(metric):
     maps = {"exact": exact[:1].expand(6, 9), "reverse": -exact[:1].expand(6, 9), "random": others}
     found = {which: judged(worth, scores, metric) for which, scores in maps.items()}
     name = metric.partition(":")[0]
-    directions = METRICS.get(name).metadata["direction"]
-    directions = {name: directions} if isinstance(directions, str) else directions
+    directions = METRICS.get(name).directions
     checked = 0
     for quantity, direction in directions.items():
         if quantity not in found["exact"]:

@@ -7,13 +7,33 @@ found beside their registry, as `relmap.backwards.deep_taylor(rescale_linear=Tru
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from relmap.backwards.operation_rules import Backward
-from relmap.registry import Registry
+from relmap.errors import InputError
+from relmap.registry import Entry, Registry
 
-BACKWARDS: Registry[Callable[..., Backward]] = Registry("backward", "relmap.backwards")
+__all__ = ["BACKWARDS", "Backward", "BackwardEntry"]
 
-__all__ = ["BACKWARDS", "Backward"]
+
+@dataclass(frozen=True, kw_only=True)
+class BackwardEntry(Entry[Callable[..., Backward]]):
+    """A backward and what it declares: the `family`, "gradient" or "relevance"."""
+
+    operands = ()
+
+    family: str
+
+    def __post_init__(self) -> None:
+        if self.family not in ("gradient", "relevance"):
+            raise InputError(f"family={self.family!r} is neither 'gradient' nor 'relevance'")
+
+    def notes(self) -> str:
+        """Its family."""
+        return f" Family: {self.family}."
+
+
+BACKWARDS = Registry("backward", "relmap.backwards", BackwardEntry)
 
 
 def __getattr__(name: str) -> Callable[..., Backward]:

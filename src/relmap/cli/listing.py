@@ -15,6 +15,7 @@ REGISTRIES = {
     "metrics": "METRICS",
     "data": "DATA",
     "backwards": "BACKWARDS",
+    "scoring": "SCORES",
 }
 
 
@@ -29,14 +30,5 @@ def list_(
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
         reference = f" [{entry.reference}]" if entry.reference else ""
-        needs = f" Needs {', '.join(entry.needs)}." if entry.needs else ""
-        if "family" in entry.metadata:
-            needs = f" Family: {entry.metadata['family']}."
-        if "direction" in entry.metadata:
-            way = entry.metadata["direction"]
-            ways = way if isinstance(way, str) else ", ".join(f"{k} {v}" for k, v in way.items())
-            needs = f" Category: {entry.metadata['category']}. Better: {ways}."
-        if "requires" in entry.metadata:
-            needs += f" Requires {entry.metadata['requires']}."
         # Plain echo on purpose: rich would wrap or cut the line to the width of a pipe.
-        typer.echo(f"{entry.name:{width}}  {entry.about}{reference}{needs}".rstrip())
+        typer.echo(f"{entry.name:{width}}  {entry.about}{reference}{entry.notes()}".rstrip())

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
+from relmap.data.entry import DataEntry
 from relmap.data.example import Example
 from relmap.data.run_length_masks import decode_mask, encode_mask
 from relmap.errors import InputError
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = [
     "DATA",
     "CaptionedImage",
+    "DataEntry",
     "Example",
     "Question",
     "Sample",
@@ -46,7 +48,7 @@ __all__ = [
     "require_images",
 ]
 
-DATA: Registry[Any] = Registry("data format", "relmap.data")
+DATA = Registry("data format", "relmap.data", DataEntry)
 
 
 @dataclass(frozen=True)
@@ -242,7 +244,7 @@ def files_of(form: str, path: Path, split: str) -> list[Path]:
     Raises:
         InputError: If the format is unknown, the folder is missing, or several files fit.
     """
-    find = DATA.get(form).metadata.get("files")
+    find = DATA.get(form).files
     return [] if find is None else list(find(path, split))
 
 

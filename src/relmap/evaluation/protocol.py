@@ -144,7 +144,7 @@ def _metric(one: Specification) -> dict[str, Any]:
         "name": one.name,
         "options": {**defaults, **one.options},
         "reference": entry.reference,
-        "direction": entry.metadata["direction"],
+        "direction": entry.direction if isinstance(entry.direction, str) else dict(entry.direction),
     }
 
 

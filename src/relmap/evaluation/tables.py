@@ -144,8 +144,7 @@ def collect(folder: Path) -> Measurements:
 
 def directions(metric: Specification) -> dict[str, str]:
     """The quantities of a metric that a table shows, and in which direction each improves."""
-    declared = METRICS.get(metric.name).metadata["direction"]
-    return {metric.name: declared} if isinstance(declared, str) else dict(declared)
+    return METRICS.get(metric.name).directions
 
 
 def summarise(found: Measurements, plan: Plan) -> list[Cell]:
@@ -158,7 +157,7 @@ def summarise(found: Measurements, plan: Plan) -> list[Cell]:
     reference = plan.settings.reference or methods[0]
     cells: list[Cell] = []
     for metric in plan.metrics:
-        summaries = METRICS.get(metric.name).metadata.get("summary", {})
+        summaries = METRICS.get(metric.name).summary
         for quantity, direction in directions(metric).items():
             summary = summaries.get(quantity)
             known = {

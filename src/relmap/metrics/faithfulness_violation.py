@@ -41,7 +41,7 @@ def faithfulness_violation(trial: Trial, *, source: str = "text", fill: str = ""
         InputError: The source or fill does not fit the model.
 
     Example:
-        >>> METRICS.get("faithfulness-violation").metadata["direction"]
+        >>> METRICS.get("faithfulness-violation").direction
         'lower'
     """
     units = trial.units(source)

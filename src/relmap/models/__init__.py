@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from relmap.errors import InputError
-from relmap.registry import Registry
+from relmap.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "SOURCES",
     "Model",
+    "SourceEntry",
     "class_labels",
     "describe",
     "load",
@@ -37,8 +38,6 @@ __all__ = [
     "read_weights",
     "settle",
 ]
-
-SOURCES: Registry[Callable[..., Any]] = Registry("model source", "relmap.models")
 
 
 @dataclass(frozen=True)
@@ -62,6 +61,24 @@ class Model:
     tokenizer: Any | None = None
     processor: Any | None = None
     special_ids: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceEntry(Entry[Callable[..., Model]]):
+    """A model source and what it declares.
+
+    Attributes:
+        usage: How a model of it is named, for people.
+        pipeline: A function that describes a transformers pipeline.
+    """
+
+    operands = ("name",)
+
+    usage: str = ""
+    pipeline: Callable[[Any], Model] | None = None
+
+
+SOURCES = Registry("model source", "relmap.models", SourceEntry)
 
 
 def load(
@@ -109,7 +126,9 @@ def describe(network: Any) -> Model:
             special_ids=_config_ids(getattr(network, "config", None)),
         )
     if isinstance(getattr(network, "model", None), nn.Module) and hasattr(network, "preprocess"):
-        return SOURCES.get("huggingface").metadata["pipeline"](network)
+        describe_pipeline = SOURCES.get("huggingface").pipeline
+        assert describe_pipeline is not None
+        return describe_pipeline(network)
     if isinstance(network, str | os.PathLike):
         raise InputError(f"A name is no network yet: load it with relmap.load({str(network)!r}).")
     raise InputError(
@@ -193,7 +212,7 @@ def _source_of(name: str) -> tuple[str, str]:
 
 def _listing() -> str:
     entries = SOURCES.entries()
-    shapes = [str(entry.metadata.get("usage", entry.name)) for entry in entries]
+    shapes = [entry.usage or entry.name for entry in entries]
     return f"A model is named by a local folder, or one of: {', '.join(shapes)}."
 
 

@@ -7,30 +7,25 @@ nothing, or mean nothing, is refused by name.
 
 from __future__ import annotations
 
-from typing import Any
-
-from relmap.backwards import BACKWARDS, Backward
+from relmap.backwards import BACKWARDS, Backward, BackwardEntry
 from relmap.errors import InputError
-from relmap.methods import METHODS
-from relmap.registry import Entry
+from relmap.methods import METHODS, MethodEntry, Need
+from relmap.relevance.needs import GRADIENTS, RELEVANCES
 
 __all__ = ["choose_backward", "default_backward", "fits", "pairs"]
 
-_GRADIENTS = {"attention-gradient", "join-gradient", "stream-gradient", "bias-gradient"}
-_RELEVANCE = {"attention-relevance", "token-relevance"}
 
-
-def default_backward(method: Entry[Any]) -> str:
+def default_backward(method: MethodEntry) -> str:
     """The backward that a method uses if none is named."""
-    return str(method.metadata.get("backward", "gradient"))
+    return method.backward
 
 
-def fits(method: Entry[Any], backward: Entry[Any]) -> bool:
+def fits(method: MethodEntry, backward: BackwardEntry) -> bool:
     """Whether a method works with a backward."""
-    return _objection(method, backward.name, str(backward.metadata["family"])) is None
+    return _objection(method, backward.name, backward.family) is None
 
 
-def choose_backward(method: Entry[Any], backward: str | Backward | None) -> Backward:
+def choose_backward(method: MethodEntry, backward: str | Backward | None) -> Backward:
     """The backward that was asked for, or the method's own.
 
     Raises:
@@ -49,7 +44,7 @@ def choose_backward(method: Entry[Any], backward: str | Backward | None) -> Back
     if objection is not None:
         working = [
             entry.name for entry in BACKWARDS.entries()
-            if _objection(method, entry.name, str(entry.metadata["family"])) is None
+            if _objection(method, entry.name, entry.family) is None
         ]  # fmt: skip
         raise InputError(
             f"{method.name} does not work with the backward {backward.name!r}: {objection}. "
@@ -58,24 +53,26 @@ def choose_backward(method: Entry[Any], backward: str | Backward | None) -> Back
     return backward
 
 
-def _objection(method: Entry[Any], name: str, family: str) -> str | None:
+def _objection(method: MethodEntry, name: str, family: str) -> str | None:
     needs = set(method.needs)
-    allowed = method.metadata.get("families")
+    allowed = method.families
     if name == default_backward(method):
         return None
     if allowed is not None:
         return None if family in allowed else f"it is not defined for the {family} family"
-    if needs & _RELEVANCE:
+    if needs & RELEVANCES:
         return None if family == "relevance" else "it distributes relevance, not a gradient"
     if name == "gradient":
         return None
     if family == "relevance":
         return (
-            None if "attention" in needs else "relevance replaces attention, which it does not read"
+            None
+            if Need.ATTENTION in needs
+            else "relevance replaces attention, which it does not read"
         )
-    if "replay" in needs:
+    if Need.REPLAY in needs:
         return "it runs parts of the network again, with their ordinary gradient"
-    return None if needs & _GRADIENTS else "it reads no gradient, so nothing would change"
+    return None if needs & GRADIENTS else "it reads no gradient, so nothing would change"
 
 
 def pairs() -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin
 
 import torch
 from torch import Tensor
@@ -20,9 +20,8 @@ from torch import Tensor
 from relmap.backwards import Backward
 from relmap.backwards.operation_rules import Interception, Passage
 from relmap.errors import InputError
-from relmap.methods import METHODS
+from relmap.methods import METHODS, MethodEntry, Need
 from relmap.models import Model, describe, pictures
-from relmap.registry import Entry
 from relmap.relevance.gradients import copy_output, follow_each
 from relmap.relevance.rows import RecordedPass
 from relmap.request.compatibility import choose_backward
@@ -37,7 +36,7 @@ from relmap.trace.recorder import Recorder, Run
 from relmap.trace.tracing import check_network
 
 FRIENDLY = ("image", "text", "audio")
-_VALUES = {"join-gradient", "stream-gradient"}
+_VALUES = {Need.JOIN_GRADIENT, Need.STREAM_GRADIENT}
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +51,7 @@ class Request:
     model: Model
     given: Mapping[str, Any]
     arguments: dict[str, Any]
-    entry: Entry[Any]
+    entry: MethodEntry
     settings: dict[str, Any]
     chosen: tuple[str, ...]
     backward: Backward
@@ -113,8 +112,8 @@ def following(
 
     rules = intercept if asked.backward.rules else None
     with ExitStack() as open_until, recording(
-        asked.model.network, asked.arguments, keep_values, rules, "bias-gradient" in needs,
-        "replay" in needs,
+        asked.model.network, asked.arguments, keep_values, rules, Need.BIAS_GRADIENT in needs,
+        Need.REPLAY in needs,
     ) as recorded:  # fmt: skip
         copied = copy_output(recorded.output)
         context = _context(asked, recorded.inputs, targets[0], copied.output)
@@ -226,7 +225,7 @@ def _settings(method: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: a value is of the wrong type, or none of those allowed.
     """
-    hints = get_type_hints(METHODS.get(method).function)
+    hints = METHODS.get(method).option_types()
     for name, value in chosen.items():
         _check_option(method, name, value, hints.get(name, Any))
     return {

@@ -9,7 +9,7 @@ and SPICE are Java programs, which the extra `captions` brings along and Java ru
 import importlib.util
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,6 +23,7 @@ from relmap.registry import Entry, Registry
 __all__ = [
     "SCORES",
     "Score",
+    "ScoreEntry",
     "Words",
     "check_captions",
     "find_score",
@@ -30,8 +31,6 @@ __all__ = [
     "n_grams",
     "scores_here",
 ]
-
-SCORES: Registry[Any] = Registry("caption score", "relmap.scoring")
 
 Words: TypeAlias = tuple[str, ...]
 
@@ -45,6 +44,28 @@ class Score:
 
     overall: float
     each: Float[Tensor, " captions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScoreEntry(Entry[Callable[..., Score]]):
+    """A caption score and what it declares.
+
+    Attributes:
+        needs: Programs that it runs, in words.
+        ready: A function that raises where this machine cannot compute it.
+    """
+
+    operands = ("captions", "references")
+
+    needs: tuple[str, ...] = ()
+    ready: Callable[[], Any] | None = None
+
+    def notes(self) -> str:
+        """What it runs."""
+        return f" Needs {', '.join(self.needs)}." if self.needs else ""
+
+
+SCORES = Registry("caption score", "relmap.scoring", ScoreEntry)
 
 
 def scores_here() -> list[str]:
@@ -65,7 +86,7 @@ def scores_here() -> list[str]:
     return [name for name in SCORES.names() if runs(name)]
 
 
-def find_score(name: str) -> Entry[Any]:
+def find_score(name: str) -> ScoreEntry:
     """A caption score, once it is sure that this machine can compute it.
 
     Raises:
@@ -73,9 +94,8 @@ def find_score(name: str) -> Entry[Any]:
         MissingExtraError: If it needs the extra `captions`.
     """
     entry = SCORES.get(name)
-    check = entry.metadata.get("ready")
-    if check is not None:
-        check()
+    if entry.ready is not None:
+        entry.ready()
     return entry
 
 

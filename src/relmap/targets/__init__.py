@@ -26,12 +26,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.registry import Registry
+from relmap.registry import Entry, Registry
 from relmap.targets.answers import Answer, TargetContext, fields, read_answer
 
-__all__ = ["TARGETS", "Resolved", "Target", "TargetContext", "choose", "find_token", "resolve"]
-
-TARGETS: Registry[Callable[..., Target]] = Registry("target", "relmap.targets")
+__all__ = [
+    "TARGETS",
+    "Resolved",
+    "Target",
+    "TargetContext",
+    "TargetEntry",
+    "choose",
+    "find_token",
+    "resolve",
+]
 
 
 @dataclass(frozen=True)
@@ -43,6 +50,17 @@ class Target:
 
     about: str
     read: Callable[[Any, TargetContext], tuple[Float[Tensor, " batch"], Sequence[str]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetEntry(Entry[Callable[..., Target]]):
+    """A target: a function of what is asked for, in any form of arguments, that makes a `Target`.
+
+    The command line gives its arguments by position, as in `contrast:cat,dog`.
+    """
+
+
+TARGETS = Registry("target", "relmap.targets", TargetEntry)
 
 
 @dataclass(frozen=True)
