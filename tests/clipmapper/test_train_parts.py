@@ -60,7 +60,7 @@ def test_the_papers_recipes_say_what_is_ours(name):
     ("old", "new", "message"),
     [
         ("learning_rate", "learnin_rate", "did you mean 'learning_rate'"),
-        ("batch_size = 8", 'batch_size = "8"', "is not a whole number"),
+        ("batch_size = 8", 'batch_size = "8"', "batch_size = '8': input should be a valid integer"),
         ("batch_size = 8", "batch_size = 0", "must be above 0"),
         ("batch_size = 8", "", "'batch_size' must be given"),
         ("samples = 160", "", "needs its length"),

@@ -9,14 +9,14 @@ setting silently lost, so it is an error.
 from __future__ import annotations
 
 import difflib
+import json
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import MISSING, dataclass, field, fields, replace
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any
 
-from relmap.errors import InputError
+from relmap.errors import InputError, MissingExtraError
 
 __all__ = ["RECIPES", "DataPart", "Recipe", "Stage", "Training", "read_recipe"]
 
@@ -158,6 +158,7 @@ def read_recipe(name: str | Path, task: str | None = None) -> Recipe:
     Raises:
         InputError: There is no such recipe, it is no TOML, a key is unknown, missing or has a
             value that it cannot have, or it is for another task.
+        MissingExtraError: pydantic is not installed.
 
     Example:
         >>> read_recipe("vqa-v2").data.reserve
@@ -176,16 +177,16 @@ def read_recipe(name: str | Path, task: str | None = None) -> Recipe:
     if not isinstance(table.get("stage", []), list):
         raise InputError(f"{where}: stages are written [[stage]], one for each")
     _check_task(table, where)
-    parts = {
-        "name": path.stem,
-        "data": _build(DataPart, table.pop("data", {}), f"{where}, [data]"),
-        "training": _build(Training, table.pop("training", {}), f"{where}, [training]"),
-        "stages": tuple(
-            _build(Stage, stage, f"{where}, stage {number}")
-            for number, stage in enumerate(table.pop("stage", []), start=1)
-        ),
-    }
-    recipe = _build(Recipe, parts | table, where)
+    stages = table.pop("stage", [])
+    if "task" in table:
+        _check("task", table["task"], where)
+    _check_part(DataPart, table.get("data", {}), f"{where}, [data]")
+    _check_part(Training, table.get("training", {}), f"{where}, [training]")
+    for number, stage in enumerate(stages, start=1):
+        _check_part(Stage, stage, f"{where}, stage {number}")
+    recipe = _build(
+        {"data": {}, "training": {}} | table | {"name": path.stem, "stages": stages}, where
+    )
     if task is not None and recipe.task != task:
         raise InputError(f"{where} is for 'relmap train {recipe.task}', not for {task!r}")
     _check_lengths(recipe, where)
@@ -212,24 +213,42 @@ def _find(name: str | Path) -> Path:
     raise InputError(f"there is no recipe {str(name)!r}{_meant(str(name), shipped)} {known}")
 
 
-def _build(kind: type[Any], table: Any, where: str) -> Any:
-    """A dataclass from a TOML table: every key known, every value of its field's type."""
+def _build(table: Mapping[str, Any], where: str) -> Recipe:
+    """A recipe from TOML's tables, every value of its field's type."""
+    try:
+        from pydantic import TypeAdapter, ValidationError
+    except ImportError as error:
+        raise MissingExtraError("train") from error
+    try:
+        # Strict, as TOML is: a text is no number, but a whole number is one without its point.
+        return TypeAdapter(Recipe).validate_json(json.dumps(table, default=str), strict=True)
+    except ValidationError as error:
+        raise InputError(_first_problem(error.errors(), where)) from error
+
+
+def _first_problem(problems: Sequence[Any], where: str) -> str:
+    """The first thing that is wrong with a recipe, in a sentence."""
+    first = problems[0]
+    table, depth = first["loc"][0], {"data": 1, "training": 1, "model": 1, "stages": 2}
+    key = first["loc"][min(depth.get(table, 0), len(first["loc"]) - 1)]
+    if table == "stages":
+        where += f", stage {first['loc'][1] + 1}"
+    elif key != table:
+        where += f", [{table}]"
+    if first["type"] == "missing":
+        alike = [one["loc"] for one in problems if one["type"] == "missing"]
+        lost = [repr(loc[-1]) for loc in alike if loc[:-1] == first["loc"][:-1]]
+        return f"{where}: {', '.join(lost)} must be given"
+    return f"{where}: {key} = {first['input']!r}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _check_part(kind: type[Any], table: Any, where: str) -> None:
+    """Refuses keys that nobody reads and values out of range, before types are looked at."""
     if not isinstance(table, dict):
         raise InputError(f"{where} must be a table, not {table!r}")
-    known = {one.name: one for one in fields(kind)}
-    _check_keys(table, known, where)
-    required = [
-        one.name
-        for one in known.values()
-        if one.default is MISSING and one.default_factory is MISSING
-    ]
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise InputError(f"{where}: {', '.join(map(repr, missing))} must be given")
-    hints = get_type_hints(kind)
+    _check_keys(table, [one.name for one in fields(kind)], where)
     for key, value in table.items():
-        _check(hints[key], key, value, where)
-    return kind(**{key: _settle(hints[key], value) for key, value in table.items()})
+        _check(key, value, where)
 
 
 def _check_keys(table: Mapping[str, Any], known: Collection[str], where: str) -> None:
@@ -239,9 +258,8 @@ def _check_keys(table: Mapping[str, Any], known: Collection[str], where: str) ->
             raise InputError(f"{where}: there is no key {key!r}{_meant(key, known)} Keys: {listed}")
 
 
-def _check(hint: Any, key: str, value: Any, where: str) -> None:
-    if not _fits(hint, value):
-        raise InputError(f"{where}: {key} = {value!r} is not {_spell(hint)}")
+def _check(key: str, value: Any, where: str) -> None:
+    """Refuses a value that its key cannot have, of whatever type."""
     if key in CHOICES and value not in CHOICES[key]:
         choices = " or ".join(map(repr, CHOICES[key]))
         raise InputError(f"{where}: {key} = {value!r}{_meant(value, CHOICES[key])} Use {choices}")
@@ -259,47 +277,6 @@ def _check_task(table: Mapping[str, Any], where: str) -> None:
             raise InputError(
                 f"{where}, [{part}]: {', '.join(lost)} would be ignored, since the task is {task!r}"
             )
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    origin = get_origin(hint)
-    if origin is UnionType:
-        return any(_fits(one, value) for one in get_args(hint))
-    if origin in (list, tuple):
-        return isinstance(value, origin) and all(_fits(get_args(hint)[0], one) for one in value)
-    if origin is not None:  # a mapping from names
-        inner = get_args(hint)[1]
-        return isinstance(value, dict) and (
-            inner is Any or all(_fits(inner, one) for one in value.values())
-        )
-    if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _settle(hint: Any, value: Any) -> Any:
-    """A value as its type says: whole numbers, which TOML writes without a point, to floats."""
-    inner = get_args(hint)
-    if get_origin(hint) is list:
-        return [_settle(inner[0], one) for one in value]
-    if isinstance(value, dict) and len(inner) == 2:
-        return {name: _settle(inner[1], one) for name, one in value.items()}
-    wants_float = hint is float or (float in inner and int not in inner)
-    return float(value) if wants_float and isinstance(value, int) else value
-
-
-def _spell(hint: Any) -> str:
-    origin = get_origin(hint)
-    if origin is UnionType:
-        return " or ".join(_spell(one) for one in get_args(hint) if one is not NoneType)
-    if origin is list:
-        return f"a list, each {_spell(get_args(hint)[0])}"
-    if origin is not None:
-        return "a table of numbers"
-    names = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
-    return names.get(hint, str(hint))
 
 
 def _check_lengths(recipe: Recipe, where: str) -> None:

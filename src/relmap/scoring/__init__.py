@@ -2,16 +2,19 @@
 
 The metrics judge an explanation; the scores judge the model that is explained, and a caption's
 weight in its own explanation is how far its score falls without it. Each caption score is a file
-here that registers one function of tokenised captions. BLEU, CIDEr and ROUGE need nothing; METEOR
-and SPICE are Java programs, which the extra `captions` brings along and Java runs.
+here that registers one function of tokenised captions. BLEU, ROUGE, METEOR and SPICE are those of
+COCO's published evaluation (pycocoevalcap, the extra `captions`), the last two as Java programs.
+CIDEr needs nothing: COCO's cannot be given the document frequencies of another corpus.
 """
 
+import importlib
 import importlib.util
 import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any, TypeAlias
 
 from jaxtyping import Float
@@ -29,6 +32,7 @@ __all__ = [
     "find_score",
     "java",
     "n_grams",
+    "published",
     "scores_here",
 ]
 
@@ -130,6 +134,18 @@ def n_grams(words: Words, longest: int = 4) -> Counter[Words]:
         for length in range(1, longest + 1)
         for start in range(len(words) - length + 1)
     )
+
+
+def published(module: str = "bleu.bleu_scorer") -> ModuleType:
+    """A module of COCO's published evaluation of captions.
+
+    Raises:
+        MissingExtraError: If the extra `captions` is not installed.
+    """
+    try:
+        return importlib.import_module(f"pycocoevalcap.{module}")
+    except ImportError as error:
+        raise MissingExtraError("captions") from error
 
 
 def java(what: str, jar: str) -> tuple[str, Path]:
