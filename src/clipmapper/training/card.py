@@ -7,7 +7,7 @@ import json
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +15,60 @@ from clipmapper.training.recipe import Recipe
 from clipmapper.training.run import Run
 from relmap.files import write_whole
 
-__all__ = ["command", "markdown_table", "score_notes", "score_rows", "versions", "write_card"]
+__all__ = [
+    "command",
+    "make_card",
+    "markdown_table",
+    "minutes_of_training",
+    "name_versions",
+    "score_notes",
+    "score_rows",
+    "versions",
+    "write_card",
+    "write_results",
+]
 
 PIPELINES = {"vqa": "visual-question-answering", "captions": "image-to-text"}
 PACKAGES = ("relmap", "torch", "transformers", "accelerate", "numpy")
 
 
 def write_card(run: Run, recipe: Recipe, results: Mapping[str, Any]) -> None:
-    """Writes results.json and, made from it, README.md."""
-    write_whole(run.output / "README.md", card(run, recipe, results).encode())
-    write_whole(run.output / "results.json", json.dumps(results, indent=1).encode())
+    """Writes the card and the results of a mapper beside its weights."""
+    task = {"vqa": "questions about pictures", "captions": "captions of pictures"}[recipe.task]
+    card = make_card(
+        f"CLIPmapper-{run.mapper.upper()} for {task}",
+        [f"Recipe `{recipe.name}`. {' '.join(recipe.about.split())}", *_control(run)],
+        results["command"],
+        [*_facts(run, results), "", *_scores(results["scores"])],
+        {"pipeline_tag": PIPELINES[recipe.task], "tags": ["clipmapper", "relmap"]},
+    )
+    write_results(run.output, card, results)
+
+
+def make_card(
+    title: str,
+    about: Iterable[str],
+    command: str,
+    tables: Iterable[str],
+    model: Mapping[str, Any] | None = None,
+) -> str:
+    """A card: what it is about, the command that made it, and tables of what came out.
+
+    `model` is what the Hub reads of a model (its task and tags) before the text.
+    """
+    text = "\n".join([f"# {title}", "", *about, "", "```", command, "```", "", *tables])
+    if model is None:
+        return text
+    from huggingface_hub import ModelCard, ModelCardData
+
+    about_model = ModelCardData(library_name="transformers", **model)
+    return str(ModelCard(f"---\n{about_model.to_yaml()}\n---\n{text}"))
+
+
+def write_results(folder: Path, card: str, results: Mapping[str, Any]) -> None:
+    """Writes README.md and results.json, each whole."""
+    write_whole(folder / "README.md", card.encode())
+    write_whole(folder / "results.json", (json.dumps(results, indent=1) + "\n").encode())
 
 
 def versions() -> dict[str, str]:
@@ -33,30 +77,14 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | found
 
 
-def card(run: Run, recipe: Recipe, results: Mapping[str, Any]) -> str:
-    """The card's text."""
-    task = {"vqa": "questions about pictures", "captions": "captions of pictures"}[recipe.task]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            f"pipeline_tag: {PIPELINES[recipe.task]}",
-            "tags: [clipmapper, relmap]",
-            "---",
-            f"# CLIPmapper-{run.mapper.upper()} for {task}",
-            "",
-            f"Recipe `{recipe.name}`. {' '.join(recipe.about.split())}",
-            *_control(run),
-            "",
-            "```",
-            results["command"],
-            "```",
-            "",
-            *_facts(run, results),
-            "",
-            *_scores(results["scores"]),
-        ]
-    )
+def name_versions(results: Mapping[str, Any]) -> str:
+    """The versions that results were made with, in a row."""
+    return ", ".join(f"{name} {version}" for name, version in results["versions"].items())
+
+
+def minutes_of_training(results: Mapping[str, Any]) -> str:
+    """How long a training took, and on what."""
+    return f"{results['minutes']:.1f} on {results['machine']}"
 
 
 def command() -> str:
@@ -80,7 +108,6 @@ def _control(run: Run) -> list[str]:
 
 
 def _facts(run: Run, results: Mapping[str, Any]) -> list[str]:
-    used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     facts = {
         "data": f"{Path(run.data).absolute().name} ({results['settings']['format']}), "
         f"{results['examples']} examples",
@@ -88,8 +115,8 @@ def _facts(run: Run, results: Mapping[str, Any]) -> list[str]:
         "trained parameters": f"{results['parameters']:,}",
         "samples seen": f"{results['samples']:,} in {results['steps']:,} steps",
         "seed": str(run.seed),
-        "minutes of training": f"{results['minutes']:.1f} on {results['machine']}",
-        "versions": used,
+        "minutes of training": minutes_of_training(results),
+        "versions": name_versions(results),
     }
     return markdown_table(("", ""), iter(facts.items()))
 

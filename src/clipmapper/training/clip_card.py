@@ -10,14 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from clipmapper.training.card import command, markdown_table, versions
+from clipmapper.training.card import (
+    command,
+    make_card,
+    markdown_table,
+    minutes_of_training,
+    name_versions,
+    versions,
+    write_results,
+)
 from clipmapper.training.contrast import Contrast
 from clipmapper.training.pixels import Pixels
 from clipmapper.training.regions import GROUND, Regions, read_regions
 from clipmapper.training.session import machine
 from clipmapper.training.tokenizer import tokens_of
 from relmap.data import DATA, CaptionedImage, files_of
-from relmap.files import write_whole
 
 __all__ = ["measure_clip", "measure_folder", "write_clip_card"]
 
@@ -131,9 +138,7 @@ def write_clip_card(model: Path, data: Path, format: str = "coco-captions") -> d
         "versions": versions(),
         "scores": measure_folder(model, data, format, **alike),
     }
-    card = _card(results, recipe, data.absolute().name)
-    write_whole(model / "README.md", card.encode())
-    write_whole(model / "results.json", (json.dumps(results, indent=1) + "\n").encode())
+    write_results(model, _card(results, recipe, data.absolute().name), results)
     return results
 
 
@@ -142,28 +147,18 @@ def _card(results: Mapping[str, Any], recipe: Mapping[str, Any], data: str) -> s
         "data": data,
         "pictures seen": f"{recipe['samples']:,}",
         "seed": str(results["seed"]),
-        "minutes of training": f"{results['minutes']:.1f} on {results['machine']}",
-        "versions": ", ".join(f"{name} {one}" for name, one in results["versions"].items()),
+        "minutes of training": minutes_of_training(results),
+        "versions": name_versions(results),
     }
-    lines = [
-        "---",
-        "library_name: transformers",
-        "pipeline_tag: zero-shot-image-classification",
-        "tags: [clip, relmap]",
-        "---",
-        "# A small CLIP",
-        "",
-        f"{recipe['about'][0].upper()}{recipe['about'][1:]}.",
-        "",
-        "```",
-        results["command"],
-        "```",
-        "",
-        *markdown_table(("", ""), iter(facts.items())),
-        "",
-    ]
+    tables = [*markdown_table(("", ""), iter(facts.items())), ""]
     for split, found in results["scores"].items():
         shown = ((_SAID[name], f"{found[name]:.3f}") for name in _SAID if name in found)
         heads = ("measure", f"{found['pictures']} pictures")
-        lines += [f"## Split {split}", "", *markdown_table(heads, shown), ""]
-    return "\n".join(lines)
+        tables += [f"## Split {split}", "", *markdown_table(heads, shown), ""]
+    return make_card(
+        "A small CLIP",
+        [f"{recipe['about'][0].upper()}{recipe['about'][1:]}."],
+        results["command"],
+        tables,
+        {"pipeline_tag": "zero-shot-image-classification", "tags": ["clip", "relmap"]},
+    )

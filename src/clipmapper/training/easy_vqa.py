@@ -24,7 +24,16 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from clipmapper.training.card import command, markdown_table, score_notes, score_rows, versions
+from clipmapper.training.card import (
+    command,
+    make_card,
+    markdown_table,
+    name_versions,
+    score_notes,
+    score_rows,
+    versions,
+    write_results,
+)
 from clipmapper.training.clip_folder import ClipSource, find_source, train_clip_folder
 from clipmapper.training.examples import read_questions
 from clipmapper.training.run import Run, open_output
@@ -107,8 +116,7 @@ def train_easy_vqa(
     }
     for folder in (copies, run.cache_folder):
         shutil.rmtree(folder, ignore_errors=True)
-    write_whole(output / "README.md", _card(results).encode())
-    write_whole(output / "results.json", json.dumps(results, indent=1).encode())
+    write_results(output, _card(results), results)
     return results
 
 
@@ -166,18 +174,15 @@ def _card(results: Mapping[str, Any]) -> str:
     rows = ((name, *(one[name] for one in columns), numbers[name]) for name in numbers)
     minutes = ((name, f"{value:.1f}") for name, value in results["minutes"].items())
     heads = ("test questions", *(f"CLIPmapper-{mapper.upper()}" for mapper in results["scores"]))
-    used = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
-    return "\n".join(
+    used = name_versions(results)
+    return make_card(
+        "easy-VQA: CLIPmappers on a small CLIP of its training pictures",
         [
-            "# easy-VQA: CLIPmappers on a small CLIP of its training pictures",
-            "",
             "The CLIP's captions were made from the training questions; what is measured are the ",
             "published test questions.",
-            "",
-            "```",
-            results["command"],
-            "```",
-            "",
+        ],
+        results["command"],
+        [
             *markdown_table((*heads, "number"), rows),
             "",
             *score_notes(results["scores"]["a"]),
@@ -185,7 +190,7 @@ def _card(results: Mapping[str, Any]) -> str:
             "",
             f"Seed {results['settings']['seed']}; {results['machine']}; {used}.",
             "",
-        ]
+        ],
     )
 
 
