@@ -21,14 +21,14 @@ import pkgutil
 import re
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from relmap.errors import InputError
 
-__all__ = ["Entry", "Registry", "import_plugins", "read_option", "suggestion"]
+__all__ = ["Entry", "Registry", "import_plugins", "read_option", "read_options", "suggestion"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
@@ -56,6 +56,33 @@ def read_option(text: str) -> Any:
     except (ValueError, SyntaxError):
         return text
     return text if isinstance(value, dict | set) else value
+
+
+def read_options(
+    written: Iterable[str], where: str, known: Collection[str] | None = None
+) -> dict[str, Any]:
+    """Options that are written name=value, by name; `where` is named when one cannot be read.
+
+    Raises:
+        InputError: A part is not name=value, or its name is none of those that are known.
+
+    Example:
+        >>> read_options(["start_layer=1", "weights=equal"], "--option")
+        {'start_layer': 1, 'weights': 'equal'}
+    """
+    options: dict[str, Any] = {}
+    for part in written:
+        name, equals, value = part.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise InputError(f"{where} takes name=value, not {part!r}")
+        if known is not None and name not in known:
+            listed = ", ".join(known) or "(none)"
+            raise InputError(
+                f"{where} has no option {name!r}.{suggestion(name, known)} Options: {listed}"
+            )
+        options[name] = read_option(value)
+    return options
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

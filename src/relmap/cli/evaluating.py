@@ -10,7 +10,7 @@ from rich.console import Console
 
 from relmap.cli.application import app
 from relmap.errors import InputError
-from relmap.registry import read_option
+from relmap.registry import read_options
 
 if TYPE_CHECKING:
     from relmap.evaluation.runs import Progress
@@ -61,7 +61,7 @@ def evaluate(
         target=target, batch_size=batch_size, limit=limit, seed=seed, reference=reference
     )
     plan = Plan(tuple(map(read_method, names)), tuple(map(read_metric, metric)), settings)
-    source = Source(data, format, dict(_pair(one) for one in data_option or []))
+    source = Source(data, format, read_options(data_option or [], "--data-option"))
     loaded = relmap.load(model, device=device, dtype=dtype)
     with _progress() as progress:
         found = run(loaded, source, plan, output, _engine(engine, address, workers), progress)
@@ -117,10 +117,3 @@ def _progress() -> "Iterator[Progress]":
             shown.update(task, advance=examples, total=total)
 
         yield advance
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise InputError(f"--data-option {text!r} is not name=value")
-    return name, read_option(value)

@@ -5,7 +5,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -16,11 +16,9 @@ from relmap.cli.application import app
 from relmap.cli.comparing import method_names, show_comparison
 from relmap.errors import InputError, MissingExtraError
 from relmap.files import to_json
-from relmap.registry import read_option
+from relmap.registry import read_options
 
 if TYPE_CHECKING:
-    import torch
-
     from relmap.result.attribution import Attribution
 
 
@@ -59,7 +57,7 @@ def explain(
     settings = {name: value for name, value in given.items() if value is not None}
     if not {"image", "text", "audio"} & settings.keys():
         raise InputError("nothing to explain: give --image, --text or --audio")
-    for name, value in _pairs(option or []).items():
+    for name, value in read_options(option or [], "--option").items():
         if name in (*given, "target", "model"):
             raise InputError(f"{name!r} is no option of a method: use --{name}")
         settings[name] = value
@@ -72,9 +70,7 @@ def explain(
         if names is not None and (json or option):
             raise InputError("--json and --option go with a single method")
         _check_ending(output, endings_of(relmap.Attribution) if names is None else (".png",))
-        loaded = relmap.load(
-            model, device=device, dtype=_dtype(dtype), trust_remote_code=trust_remote_code
-        )
+        loaded = relmap.load(model, device=device, dtype=dtype, trust_remote_code=trust_remote_code)
         if names is not None:
             del settings["method"]
             show_comparison(loaded, names, output, target=_target(target), **settings)
@@ -88,33 +84,11 @@ def explain(
         _report(result, top, output)
 
 
-def _pairs(options: list[str]) -> dict[str, Any]:
-    """Read name=value; values are Python literals where they can be, else strings."""
-    found: dict[str, Any] = {}
-    for option in options:
-        name, equals, value = option.partition("=")
-        if not equals or not name.strip().isidentifier():
-            raise InputError(f"--option takes name=value, not {option!r}")
-        found[name.strip()] = read_option(value)
-    return found
-
-
 def _target(value: str | None) -> int | str | None:
     try:
         return None if value is None else int(value)
     except ValueError:
         return value
-
-
-def _dtype(name: str | None) -> "torch.dtype | None":
-    if name is None:
-        return None
-    import torch
-
-    found = getattr(torch, name.removeprefix("torch."), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise InputError(f"{name!r} is no dtype to compute in: float32, float64, bfloat16, float16")
-    return found
 
 
 def _check_ending(output: Path | None, endings: Sequence[str]) -> None:

@@ -11,10 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
-from relmap.registry import Registry, read_option
+from relmap.registry import Registry, read_options
 
 __all__ = ["CENTRE", "Specification", "read_method", "read_metric"]
 
@@ -75,13 +74,5 @@ def _read(
     name, _, written = text.partition(":")
     entry = registry.get(name)
     known = [*registry.options(entry.name), *more]
-    options: dict[str, Any] = {}
-    for part in filter(None, written.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals or key not in known:
-            raise InputError(
-                f"'{part}' in '{text}' is no option of {entry.name}: write option=value with one "
-                f"of {', '.join(known) or '(none)'}"
-            )
-        options[key] = read_option(value)
-    return Specification(entry.name, options)
+    parts = filter(None, written.split(","))
+    return Specification(entry.name, read_options(parts, f"{entry.name} in {text!r}", known))
