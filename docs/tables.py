@@ -43,6 +43,7 @@ ON_BACKWARDS = (
 )
 
 NEEDS = {
+    "graph": "the token graph",
     "attention": "attention maps",
     "attention-gradient": "their gradient",
     "join-gradient": "gradients of residual stream and attention branch",

@@ -189,7 +189,6 @@ def _scores(
     """Relevance of a source as (batch, token)."""
     found = relevance.get(state)
     if found is None:
-        value = wide(passed.graph.attentions[0].value[:0])
-        return torch.zeros(tokens.shape, dtype=value.dtype, device=value.device)
+        return wide(passed.graph.blank).new_zeros(tokens.shape)
     places = tokens.to(found.device)
     return torch.where(places >= 0, found[places.clamp_min(0)], 0)

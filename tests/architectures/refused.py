@@ -1,5 +1,6 @@
 """Architectures without an exact token graph: no attention at all, or one that hides its tokens."""
 
+from . import targets
 from .audio_and_series import SERIES, history
 from .detection import RESNET, SIZES, SWIN
 from .registration import architecture
@@ -136,6 +137,7 @@ def hybrid(kind, **changes):
     "ReformerForSequenceClassification",
     attentions=2,
     refused="reversible",
+    sources=False,
     eager_only=True,
 )
 def reformer(kind):
@@ -270,6 +272,7 @@ def rt_detr(kind):
     attentions=8,
     refused="deformable",
     eager_only=True,
+    target=targets.token("class_queries_logits"),
 )
 def mask2former(kind):
     config = kind.config_class(
@@ -297,8 +300,16 @@ def mask2former(kind):
     refused="fft",
     eager_only=True,
     label_length=2,
+    target=targets.mean("encoder_last_hidden_state"),
 )
-@architecture("Informer", "InformerForPrediction", attentions=6, refused="cumsum", eager_only=True)
+@architecture(
+    "Informer",
+    "InformerForPrediction",
+    attentions=6,
+    refused="cumsum",
+    eager_only=True,
+    target=targets.mean("encoder_last_hidden_state"),
+)
 def series(kind, **changes):
     return kind.config_class(**SERIES, **changes), history()
 

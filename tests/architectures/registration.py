@@ -37,8 +37,10 @@ class Architecture:
 
     `attentions` counts the attentions that one forward executes: products of weights with values,
     not layers. `unread` says how many of them the target does not depend on. `refused` is a word of
-    the reason why the model has no exact token graph. `approximate` marks a local convolution or
-    pooling between the tokens and their queries, keys or values; `local` marks one elsewhere.
+    the reason why the model has no exact token graph; unless `sources` is False, methods that read
+    nothing but the tokens that enter explain it all the same. `approximate` marks a local
+    convolution or pooling between the tokens and their queries, keys or values; `local` marks one
+    elsewhere.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Architecture:
     unread: int = 0
     class_name: str | None = None
     refused: str | None = None
+    sources: bool = True
     approximate: bool = False
     local: bool = False
     target: Target | None = None

@@ -18,6 +18,7 @@ def check_architecture(name: str, implementation: str | None) -> None:
         with pytest.raises(relmap.RelmapError) as refusal:
             relmap.explain(built.network, target=built.target, **built.inputs)
         assert len(str(refusal.value)) > 40
+        check_sources(built, expected.sources)
         return
     result = relmap.explain(built.network, target=built.target, **built.inputs)
     assert result.meta["attentions"] == expected.attentions
@@ -29,6 +30,20 @@ def check_architecture(name: str, implementation: str | None) -> None:
     for scores in result.scores.values():
         assert torch.isfinite(scores).all()
     assert any(bool(scores.any()) for scores in result.scores.values())
+
+
+def check_sources(built, known: bool) -> None:
+    """A method that reads no attention explains the network although the trace is lost."""
+    asked = {"target": built.target, "method": "input-x-gradient", **built.inputs}
+    if not known:
+        with pytest.raises(relmap.RelmapError):
+            relmap.explain(built.network, **asked)
+        return
+    result = relmap.explain(built.network, **asked)
+    assert result.meta["trace"] == "sources only"
+    assert any(bool(scores.any()) for scores in result.scores.values())
+    for scores in result.scores.values():
+        assert torch.isfinite(scores).all()
 
 
 def build_or_skip(name, implementation):

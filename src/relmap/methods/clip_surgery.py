@@ -45,7 +45,7 @@ _EMBEDDINGS = (("image_embeds", "text_embeds"), ("image_features", "text_feature
     "clip-surgery",
     aliases=("clipsurgery", "surgery"),
     reference="Li, Wang, Duan & Li, Pattern Recognition 162, 2025, and its authors' code",
-    needs=("replay",),
+    needs=("graph", "replay"),
     target_dependent=True,
     requires="an image tower that the target reads, alone (CLIP, ViT)",
 )

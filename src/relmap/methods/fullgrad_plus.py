@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from relmap._torch_private import autograd_order
+from relmap.errors import TraceError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, per_token
 from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
@@ -46,6 +47,11 @@ def fullgrad_plus(
     with `backward="libra"`, where it is among the most faithful maps; under the plain gradient it
     is noisy.
     """
+    if passed.graph.lost and (biases or layers == "all"):
+        raise TraceError(
+            f"{passed.graph.lost}; layers='input', biases=False asks for the part of fullgrad-plus "
+            "that needs no more than the tokens that enter"
+        )
     rows: dict[int, Tensor] = {}
     entered = _entered(passed.graph)
     for state, activation, tokens in _inputs(passed.graph):

@@ -42,7 +42,7 @@ from relmap.trace.graph import Activation, Attention
     "grad-eclip",
     aliases=("gradient-eclip", "grad-e-clip"),
     reference="Zhao et al., ICML 2024, and its authors' code",
-    needs=("replay",),
+    needs=("graph", "replay"),
     target_dependent=True,
 )
 def grad_eclip(

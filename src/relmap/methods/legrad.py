@@ -35,7 +35,7 @@ from relmap.trace.graph import Attention
     "legrad",
     aliases=("le-grad", "layerwise-explanation-gradient"),
     reference="Bousselham et al., ICCV 2025, and its authors' code",
-    needs=("replay",),
+    needs=("graph", "replay"),
     target_dependent=True,
 )
 def legrad(passed: RecordedPass, *, layers: int = 0) -> dict[int, Tensor]:

@@ -32,7 +32,7 @@ from relmap.trace.graph import Attention
     "maskclip",
     aliases=("mask-clip", "value-attention"),
     reference="Zhou, Loy & Dai, ECCV 2022; as the code of Zhao et al., ICML 2024 has it",
-    needs=("replay",),
+    needs=("graph", "replay"),
     target_dependent=True,
     requires="an attention of the read tokens to themselves",
 )

@@ -33,7 +33,7 @@ _INSTEAD = "use method='genatt', which explains any attention model"
     "tam",
     aliases=("token-activation-map",),
     reference="Li et al., ICCV 2025 (Token Activation Map), eq. 2-6",
-    needs=("output",),
+    needs=("graph", "output"),
     target_dependent=True,
     requires="a language model with image tokens among its words, and one token to explain",
 )

@@ -21,8 +21,9 @@ from torch.utils.checkpoint import CheckpointError
 from relmap.backwards.operation_rules import Passage
 from relmap.errors import InputError, TraceError
 from relmap.relevance.attention_maps import per_token, wide
+from relmap.relevance.needs import reads_graph
 from relmap.relevance.rows import RecordedPass
-from relmap.trace import Recorded, build_graph
+from relmap.trace import Recorded, build_graph, graph_of_sources
 from relmap.trace.graph import Activation, TokenGraph
 
 
@@ -103,13 +104,13 @@ def follow_each(
     for count, values in enumerate(targets, start=1):
         read, starts = _read_outputs(copied, values)
         if graph is None or [id(one) for one in read] != [id(one) for one in tensors]:
-            tensors, graph = read, build_graph(recorded, read, len(values))
+            tensors, graph = read, _graph(recorded, read, len(values), needs)
             stray = _stray_attentions(recorded, graph)
             kept = [one for one in (*_activations(graph, needs), *stray) if one.edge is not None]
         edges = [one.edge for one in kept if one.edge is not None]
         if not edges:
             raise TraceError(
-                "no attention of this network takes part in autograd: its forward runs under "
+                "no token of this network takes part in autograd: its forward runs under "
                 "no_grad, or in code with a backward of its own (reversible layers)"
             )
         more = count < len(targets)
@@ -118,12 +119,35 @@ def follow_each(
         found = _follow(tensors, edges, starts, again)
         pairs = zip(kept, found, strict=True)
         gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
-        _check_reach(stray, gradients)
+        missed = _missed(stray, gradients)
+        if missed and reads_graph(needs):
+            raise TraceError(missed)
         read = [(one.detach(), start) for one, start in zip(tensors, starts, strict=True)]
-        passed = RecordedPass(graph, _readout(graph, gradients), gradients, outputs=tuple(read))
+        known = replace(graph, lost=missed) if missed else graph
+        readout = {} if known.lost else _readout(known, gradients)
+        if known.lost:
+            _check_sources(gradients, needs)
+        passed = RecordedPass(known, readout, gradients, outputs=tuple(read))
         if passage is not None and relevant:
             passed = _with_relevance(passed, recorded, (tensors, starts), needs, passage, more)
         yield passed
+
+
+def _graph(
+    recorded: Recorded, read: Sequence[Tensor], batch: int, needs: Sequence[str]
+) -> TokenGraph:
+    """The token graph; of a trace that was lost the sources alone, for methods that need no more.
+
+    Raises:
+        TraceError: the trace was lost, and the method reads it.
+    """
+    try:
+        return build_graph(recorded, read, batch)
+    except TraceError as error:
+        if reads_graph(needs):
+            raise
+        lost = str(error)
+    return graph_of_sources(recorded, batch, lost)
 
 
 def _follow(
@@ -135,6 +159,10 @@ def _follow(
         raise TraceError(
             "gradient checkpointing runs parts of the network again on the way back, where no rule "
             "of the backward applies; switch it off (gradient_checkpointing_disable())"
+        ) from error
+    except AssertionError as error:
+        raise TraceError(
+            f"code of the network with a backward of its own refused to go back: {error}"
         ) from error
 
 
@@ -209,6 +237,8 @@ def _read_outputs(
 
 def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
     finals = {index for group in graph.finals for index in group}
+    if graph.lost:
+        finals = set(range(len(graph.states)))  # the sources, whose gradient must not be zero
     found: list[Activation | None] = [graph.states[index].stream for index in finals]
     if "attention-gradient" in needs:
         found += [attention.output for attention in graph.attentions]
@@ -225,21 +255,32 @@ def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
     return list({id(one): one for one in found if one is not None}.values())
 
 
+def _check_sources(gradients: dict[int, Tensor], needs: Sequence[str]) -> None:
+    """A target on which no source has any influence cannot be explained by a gradient."""
+    asked = "stream-gradient" in needs
+    if asked and not any(bool(gradient.any()) for gradient in gradients.values()):
+        raise TraceError(
+            "the target does not depend on the tokens that enter: its gradient is zero at every "
+            "one of them (a saturated activation does this, too)"
+        )
+
+
 def _stray_attentions(recorded: Recorded, graph: TokenGraph) -> list[Activation]:
     known = {id(attention.output) for attention in graph.attentions}
     drafts = recorded.recorder.attentions
     return [draft.output for draft in drafts if id(draft.output) not in known]
 
 
-def _check_reach(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> None:
-    """An attention that the target depends on, but the graph does not reach, would be missed."""
+def _missed(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> str:
+    """What is said of attentions that the target depends on, but the graph does not reach."""
     missed = [one for one in stray if id(one) in gradients and bool(gradients[id(one)].any())]
-    if missed:
-        raise TraceError(
-            f"{len(missed)} attention calls influence the target on ways that relmap did not "
-            "follow, so a map would be incomplete; choose a target closer to the attention, or "
-            "report the network"
-        )
+    if not missed:
+        return ""
+    return (
+        f"{len(missed)} attention calls influence the target on ways that relmap did not "
+        "follow, so a map would be incomplete; choose a target closer to the attention, or "
+        "report the network"
+    )
 
 
 def _readout(graph: TokenGraph, gradients: dict[int, Tensor]) -> dict[int, Tensor]:
@@ -279,6 +320,5 @@ def _magnitude(graph: TokenGraph, index: int, gradients: dict[int, Tensor]) -> T
     state = graph.states[index]
     gradient = None if state.stream is None else gradients.get(id(state.stream))
     if state.stream is None or gradient is None:
-        value = graph.attentions[0].value
-        return wide(value.new_zeros(state.tokens))
+        return wide(graph.blank.new_zeros(state.tokens))
     return per_token(wide(gradient).abs(), state.stream, state.tokens)

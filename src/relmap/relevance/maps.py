@@ -62,8 +62,7 @@ class Maps:
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the maps."""
-        value = self.graph.attentions[0].value
-        return torch.float64 if value.dtype == torch.float64 else torch.float32
+        return torch.float64 if self.graph.blank.dtype == torch.float64 else torch.float32
 
     def block(self, state: int, leaf: int) -> Map:
         """One block, zero if nothing has reached it."""
@@ -81,6 +80,8 @@ def carry_maps(passed: RecordedPass, rule: Rule, update: Update | None = None) -
     The default update is the linear one: R <- w_res R + w_att E R_keys.
     """
     graph = passed.graph
+    if graph.lost:
+        raise TraceError(graph.lost)
     reported = {source.state for source in graph.sources}
     leaves = tuple(
         state.index for state in graph.states

@@ -23,6 +23,8 @@ class Need(StrEnum):
         True
     """
 
+    GRAPH = "graph"
+    """The token graph behind its sources; whatever reads attention reads it, too."""
     ATTENTION = "attention"
     """Attention maps A, and under a relevance backward R_A in their place."""
     ATTENTION_GRADIENT = "attention-gradient"
@@ -50,6 +52,23 @@ GRADIENTS = frozenset(
 
 RELEVANCES = frozenset([Need.ATTENTION_RELEVANCE, Need.TOKEN_RELEVANCE])
 """Needs that only a backward of the relevance family fills."""
+
+
+GRAPHS = frozenset(
+    [Need.GRAPH, Need.ATTENTION, Need.ATTENTION_GRADIENT, Need.ATTENTION_RELEVANCE,
+     Need.JOIN_GRADIENT]
+)  # fmt: skip
+"""Needs that only a trace from the sources to the output can fill."""
+
+
+def reads_graph(needs: Iterable[str]) -> bool:
+    """Whether a method reads more of a trace than the tokens that enter.
+
+    Example:
+        >>> reads_graph([Need.ATTENTION]), reads_graph([Need.STREAM_GRADIENT, Need.REPLAY])
+        (True, False)
+    """
+    return bool(GRAPHS & set(needs))
 
 
 def read_needs(needs: Iterable[str]) -> tuple[Need, ...]:

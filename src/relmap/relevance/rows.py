@@ -61,6 +61,8 @@ def push_rows(
     Returns the relevance that reached every state, by its index.
     """
     graph = passed.graph
+    if rows is None and graph.lost:
+        raise TraceError(graph.lost)
     relevance = dict(passed.readout if rows is None else rows)
     skipped = skipped_joins(graph, rule.start_layer)
     for state in reversed(graph.states):

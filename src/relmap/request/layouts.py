@@ -44,7 +44,6 @@ def provenance(
 
     `options` are all settings of the method, `chosen` names those that the user gave.
     """
-    value = graph.attentions[0].value
     return {
         "relmap": version("relmap"),
         "torch": torch.__version__,
@@ -55,10 +54,11 @@ def provenance(
         "backward_options": dict(backward.settings),
         "options": dict(options),
         "chosen": list(chosen),
-        "dtype": str(value.dtype).removeprefix("torch."),
-        "device": str(value.device),
+        "dtype": str(graph.blank.dtype).removeprefix("torch."),
+        "device": str(graph.device()),
         "attentions": graph.calls,
         "explained_attentions": len(graph.attentions),
+        "trace": graph.grade,
         "approximate": list(graph.approximate),
     }
 

@@ -23,6 +23,7 @@ from relmap.errors import InputError
 from relmap.methods import METHODS, MethodEntry, Need
 from relmap.models import Model, describe, pictures
 from relmap.relevance.gradients import copy_output, follow_each
+from relmap.relevance.needs import reads_graph
 from relmap.relevance.rows import RecordedPass
 from relmap.request.compatibility import choose_backward
 from relmap.request.forward_arguments import complete, count_examples, forward_names
@@ -113,7 +114,7 @@ def following(
     rules = intercept if asked.backward.rules else None
     with ExitStack() as open_until, recording(
         asked.model.network, asked.arguments, keep_values, rules, Need.BIAS_GRADIENT in needs,
-        Need.REPLAY in needs,
+        Need.REPLAY in needs, reads_graph(needs),
     ) as recorded:  # fmt: skip
         copied = copy_output(recorded.output)
         context = _context(asked, recorded.inputs, targets[0], copied.output)

@@ -6,8 +6,9 @@ file of its kind), `recorder` (the mode that applies them), `passes` (the pass a
 (drafts become the graph). `tape`, `rerun` and `replay` run the network again, from any activation.
 """
 
+from relmap.trace.entrances import graph_of_sources
 from relmap.trace.freeze import build_graph, record
 from relmap.trace.replay.replay import Replay
 from relmap.trace.tracing import Recorded, recording
 
-__all__ = ["Recorded", "Replay", "build_graph", "record", "recording"]
+__all__ = ["Recorded", "Replay", "build_graph", "graph_of_sources", "record", "recording"]

@@ -69,7 +69,7 @@ def build_graph(
     calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
     onward = _onward(recorder)
     states = [
-        replace(_freeze_state(draft, index, number, calls), onward=onward.get(id(draft)))
+        replace(freeze_state(draft, index, number, calls), onward=onward.get(id(draft)))
         for index, draft in enumerate(needed.states)
     ]
     attentions = tuple(_freeze_attention(draft, calls, number) for draft in needed.attentions)
@@ -90,6 +90,7 @@ def build_graph(
         approximate=recorder.approximations(needed.attentions),
         calls=len(recorder.attentions),
         biases=freeze_biases(recorder.biases or (), needed.states, number),
+        blank=attentions[0].value.new_empty(0),
     )
 
 
@@ -148,9 +149,11 @@ def _ancestors(finals: Iterable[StateDraft]) -> _Needed:
     return _Needed(order, [attentions[index] for index in sorted(attentions)])
 
 
-def _freeze_state(
+def freeze_state(
     draft: StateDraft, index: int, number: dict[int, int], calls: dict[int, int]
 ) -> State:
+    """A draft as a state; `number` and `calls` say how states and attentions are numbered."""
+
     def link(parent: StateDraft, child: Labels, parents: Labels) -> Link:
         whole = draft.kind == "join" or child.values.numel() == draft.tokens
         same = whole and draft.tokens == parent.tokens

@@ -11,7 +11,7 @@ through it is `relmap.relevance.rows`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -199,7 +199,9 @@ class TokenGraph:
     (the two sides of a similarity are two groups). `examples[state]` says which example of the
     batch each token belongs to. `calls` counts all attentions that ran, also those that the output
     was not made of. `approximate` names places where tokens see their neighbours on other ways.
-    `biases` are known only where a method asked for them.
+    `biases` are known only where a method asked for them. `blank` is an empty tensor on the device
+    and of the type that relevance is computed from. `lost` says where the trace ended, if what the
+    output was made of could not be followed: then there are sources and nothing else.
     """
 
     states: tuple[State, ...]
@@ -211,7 +213,16 @@ class TokenGraph:
     approximate: tuple[str, ...] = ()
     calls: int = 0
     biases: tuple[Bias, ...] = ()
+    blank: Tensor = field(default_factory=lambda: torch.empty(0))
+    lost: str = ""
 
     def device(self) -> torch.device:
         """Device on which relevance is accumulated: the one of the attention values."""
-        return self.attentions[0].value.device
+        return self.blank.device
+
+    @property
+    def grade(self) -> str:
+        """How far the trace can be trusted: "exact", "approximate" or "sources only"."""
+        if self.lost:
+            return "sources only"
+        return "approximate" if self.approximate else "exact"

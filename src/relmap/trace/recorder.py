@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from relmap.errors import TraceError
 from relmap.trace.calls import PARTS, Call, function_name, reads_learned_tokens
 from relmap.trace.drafts import Notebook
 from relmap.trace.operations.biases import BiasDraft, note_bias
@@ -30,13 +31,15 @@ class Recorder(Notebook, TorchFunctionMode):
     """Watches torch functions inside a `with` block and notes in its notebook what they do.
 
     `run`, where set, runs every function of the network in its place; `biases` is a list only where
-    a method asks for them.
+    a method asks for them. A recorder that is not `strict` loses the tokens where it would have
+    refused the network, for whoever can do without them.
     """
 
     def __init__(self, network: nn.Module, keep_values: bool = True) -> None:
         super().__init__(network, keep_values)
         self.run: Run | None = None
         self.biases: list[BiasDraft] | None = None
+        self.strict = True
 
     def watching(self) -> AbstractContextManager[Any]:
         """A block in which functions are watched again."""
@@ -58,7 +61,7 @@ class Recorder(Notebook, TorchFunctionMode):
             function = partial(self._intercepted, function)
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
-            return REPLACED[name](call)
+            return self._replaced(call)
         rule = RULES.get(call.name)
         if rule is drop and not call.in_place:
             return function(*args, **call.kwargs)
@@ -80,6 +83,20 @@ class Recorder(Notebook, TorchFunctionMode):
         assert self.run is not None
         return self.run(function, args, kwargs)
 
+    def _replaced(self, call: Call) -> Any:
+        """Run what stands in the place of a function that hides its attention."""
+        try:
+            return REPLACED[call.raw_name](call)
+        except TraceError as error:
+            if self.strict:
+                raise
+            call.prepare()
+            call.result = call.function(*call.args, **call.kwargs)
+            for part in call.result if isinstance(call.result, tuple) else (call.result,):
+                if isinstance(part, Tensor):
+                    self.attach(part, Lost(str(error)) if call.tagged else None)
+            return call.result
+
     def _tag_result(self, call: Call) -> Any:
         if not call.tagged:
             return self._tag_constant(call)
@@ -89,7 +106,12 @@ class Recorder(Notebook, TorchFunctionMode):
             lost = call.first_lost()
             tag = lost or Lost(self.at(f"'{call.name}' mixes tokens in a way relmap does not know"))
         else:
-            tag = rule(call)
+            try:
+                tag = rule(call)
+            except TraceError as error:
+                if self.strict:
+                    raise
+                tag = Lost(str(error))
         result = call.result
         if isinstance(result, Tensor):
             self.attach(result, self._kept(result, tag))

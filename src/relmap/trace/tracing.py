@@ -69,13 +69,14 @@ class Recorded:
 def recording(
     network: nn.Module, inputs: Mapping[str, Any], keep_values: bool = True,
     interception: Callable[[Recorder], Run] | None = None, keep_biases: bool = False,
-    taped: bool = False,
+    taped: bool = False, strict: bool = True,
 ) -> Iterator[Recorded]:  # fmt: skip
     """Run the network once under the recorder; autograd's graph lives as long as the block.
 
     `keep_values` keeps what enters and leaves every residual join, for Input x Gradient. With an
     `interception` it runs every function in the network's place. `keep_biases` notes the bias of
-    every operation, `taped` keeps all that it takes to run the network again.
+    every operation, `taped` keeps all that it takes to run the network again. A pass that is not
+    `strict` goes on where tokens are lost, for methods that read nothing but what enters.
     """
     check_network(network)
     with _TURNS, ExitStack() as stack:
@@ -88,6 +89,7 @@ def recording(
         recorder = TapedRecorder(network) if taped else Recorder(network, keep_values)
         tape = recorder.tape if isinstance(recorder, TapedRecorder) else None
         recorder.biases = [] if keep_biases else None
+        recorder.strict = strict
         stack.callback(recorder.forget)
         if interception is not None:
             recorder.run = interception(recorder)
@@ -97,14 +99,19 @@ def recording(
             tape.enter(arguments)
         with recorder:
             output = network(**arguments)
-        if not recorder.attentions and recorder.hidden:
-            raise TraceError(f"relmap cannot follow the tokens: {recorder.hidden[0]}")
-        if not recorder.attentions:
-            raise TraceError(
-                "no attention was found in this network's forward pass; relmap explains "
-                "attention models (for others use a gradient method of captum or zennit)"
-            )
+        if strict and not recorder.attentions:
+            raise TraceError(without_attention(recorder))
         yield Recorded(recorder, output, tagged, tape)
+
+
+def without_attention(recorder: Recorder) -> str:
+    """What is said of a network in whose forward pass no attention was found."""
+    if recorder.hidden:
+        return f"relmap cannot follow the tokens: {recorder.hidden[0]}"
+    return (
+        "no attention was found in this network's forward pass, and this method reads attention; "
+        "input-x-gradient, integrated-gradients and occlusion explain any network"
+    )
 
 
 def _enter(
