@@ -17,6 +17,7 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, gradient_weighted, head_mean
+from relmap.relevance.join_weights import row_normalized
 from relmap.relevance.rows import RecordedPass, Rule, mixing
 from relmap.trace.graph import Attention, Link, State, TokenGraph
 
@@ -110,16 +111,12 @@ def _edges(
     reported = {source.state for source in graph.sources}
     for state in graph.states:
         if state.kind == "join":
-            _add_join(passed, state, Rule(mix, _unused, None, gradient), edges)
+            _add_join(passed, state, Rule(mix, row_normalized, None, gradient), edges)
         elif state.index not in reported:
             for link in state.links:
                 for child, parent in _pairs(link, state.tokens):
                     _add(edges, (state.index, child), (link.parent, parent), math.inf)
     return edges
-
-
-def _unused(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    raise NotImplementedError  # no relevance is pushed here
 
 
 def _add_join(

@@ -21,6 +21,7 @@ from relmap._torch_private import autograd_order
 from relmap.errors import TraceError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, per_token
+from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
 from relmap.trace.graph import Activation, State, TokenGraph
 
@@ -67,11 +68,7 @@ def fullgrad_plus(
         _add(rows, state.index, row)
     if biases:
         _add_biases(passed, entered, rows)
-    return push_rows(passed, Rule(head_mean, _residual_only, None, gradient=False), rows)
-
-
-def _residual_only(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.zeros_like(sums)
+    return push_rows(passed, Rule(head_mean, residual_alone, None, gradient=False), rows)
 
 
 def _add(rows: dict[int, Tensor], index: int, row: Tensor) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import gradient_weighted
+from relmap.relevance.join_weights import added_up, attention_alone
 from relmap.relevance.maps import Maps, carry_maps, read_rows
 from relmap.relevance.rows import RecordedPass, Rule, push_rows
 from relmap.relevance.streams import answers, crosses, has_cross_attention, own_leaves
@@ -28,7 +29,9 @@ def genatt_maps(
     passed: RecordedPass, normalize: bool, self_in_rule_10: bool, aggregate: bool, start_layer: int
 ) -> Maps:
     """The whole map R of every state, with the options of `genatt`."""
-    rule = Rule(gradient_weighted, _add_up if aggregate else _replace, None, True, start_layer)
+    rule = Rule(
+        gradient_weighted, added_up if aggregate else attention_alone, None, True, start_layer
+    )
     if not has_cross_attention(passed.graph):
         return carry_maps(passed, rule)
     switches = _Switches(normalize and aggregate, self_in_rule_10, aggregate)
@@ -67,7 +70,9 @@ def genatt(
     """
     if has_cross_attention(passed.graph):
         return read_rows(genatt_maps(passed, normalize, self_in_rule_10, aggregate, start_layer))
-    rule = Rule(gradient_weighted, _add_up if aggregate else _replace, None, True, start_layer)
+    rule = Rule(
+        gradient_weighted, added_up if aggregate else attention_alone, None, True, start_layer
+    )
     return push_rows(passed, rule)
 
 
@@ -76,14 +81,6 @@ class _Switches:
     normalize: bool
     self_in_rule_10: bool
     aggregate: bool
-
-
-def _add_up(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.ones_like(sums)
-
-
-def _replace(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.zeros_like(sums), torch.ones_like(sums)
 
 
 def _update(

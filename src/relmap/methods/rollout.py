@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import clamped_head_mean
+from relmap.relevance.join_weights import added_up, row_normalized
 from relmap.relevance.maps import Maps, carry_maps, read_rows
 from relmap.relevance.rows import RecordedPass, Rule, push_rows
 from relmap.relevance.streams import crosses, has_cross_attention, own_leaves
@@ -59,15 +60,9 @@ def rollout(
 
 
 def _rule(normalize: bool, start_layer: int) -> Rule:
-    return Rule(clamped_head_mean, _normalized if normalize else _plain, None, False, start_layer)
-
-
-def _normalized(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return 1 / (1 + sums), 1 / (1 + sums)
-
-
-def _plain(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.ones_like(sums)
+    return Rule(
+        clamped_head_mean, row_normalized if normalize else added_up, None, False, start_layer
+    )
 
 
 def _update(

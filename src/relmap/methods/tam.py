@@ -22,6 +22,7 @@ from torch.nn import functional
 from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, wide
+from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import RecordedPass, Rule, push_rows
 from relmap.trace.graph import TokenGraph
 
@@ -77,12 +78,8 @@ def tam(
         if denoise:
             image = _denoised(image, _grid(passed, example, len(image)))
         row[tokens[seen]], row[tokens[said]] = image, words
-    rule = Rule(head_mean, _residual_only, None, gradient=False)
+    rule = Rule(head_mean, residual_alone, None, gradient=False)
     return push_rows(passed, rule, {final: row.to(graph.device())})
-
-
-def _residual_only(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.zeros_like(sums)
 
 
 def _language(passed: RecordedPass) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,7 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile
+from relmap.relevance.join_weights import both_scaled
 from relmap.relevance.maps import Maps, carry_maps, gather
 from relmap.relevance.rows import RecordedPass, Rule, moved_values, push_rows
 from relmap.relevance.token_changes import Table, entering, head_outputs, token_table, unknown
@@ -119,7 +120,7 @@ class _Measured:
     def rule(self, start_layer: int) -> Rule:
         """U_FFN U_MHSA as a rule of accumulation; both addends of a join are scaled by U_FFN."""
         mix = self._mixed_by_head if self.reading == "paper" else self._mixed_by_mean
-        return Rule(mix, _scaled, self._feed_forward, True, start_layer)
+        return Rule(mix, both_scaled, self._feed_forward, True, start_layer)
 
     def initial_lengths(self) -> dict[int, Tensor]:
         """|E^0|: tokens as they enter their first attention, by the states they come from."""
@@ -219,11 +220,6 @@ class _Measured:
     def _table(self, activation: Activation, state: int) -> Table:
         tokens = self.passed.graph.states[state].tokens
         return token_table(self.passed.replay.value(activation), activation, tokens)
-
-
-def _scaled(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    assert share is not None
-    return share, share
 
 
 def _hand_down(graph: TokenGraph, state: State, lengths: Tensor, found: dict[int, Tensor]) -> None:

@@ -14,11 +14,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, attention_rows
+from relmap.relevance.join_weights import added_up, row_normalized
 from relmap.relevance.one_layer import read_layer
 from relmap.relevance.rows import RecordedPass, Rule, push_rows, stream_layers
 from relmap.relevance.streams import crosses, has_cross_attention
@@ -68,7 +68,7 @@ def transformer_attribution(
         found = weighted(tile)
         return found * 0 if crosses(graph, call.query_state, call.key_state) else found
 
-    weigh = _normalized if normalize else _plain
+    weigh = row_normalized if normalize else added_up
     if not has_cross_attention(graph):
         return push_rows(passed, Rule(weighted, weigh, None, gradient, start_layer))
     found = push_rows(passed, Rule(within_streams, weigh, None, gradient, start_layer))
@@ -92,11 +92,3 @@ def _calls_of(graph: TokenGraph, blocks: str) -> set[int]:
         if layer == (0 if blocks == "first" else depth[root])
         for index in graph.states[state].attentions
     }
-
-
-def _plain(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.ones_like(sums)
-
-
-def _normalized(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return 1 / (1 + sums), 1 / (1 + sums)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import gradient_weighted, per_token, wide
+from relmap.relevance.join_weights import shared_out
 from relmap.relevance.maps import Maps, carry_maps
 from relmap.relevance.rows import RecordedPass, Rule, example_mean, push_rows
 from relmap.trace.graph import Activation, State
@@ -66,14 +67,7 @@ def _rule(weights: str, granularity: str, clamp: str, gradient: str, start_layer
             return torch.full((state.tokens,), 0.5, device=one.graph.device())
         return residual_share(one, state, granularity, clamp, gradient)
 
-    return Rule(gradient_weighted, _convex, share, True, start_layer, normalize=True)
-
-
-def _convex(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Alpha and beta; a dead row gives everything to the residual stream."""
-    assert share is not None
-    residual = torch.where(sums > 0, share, 1)
-    return residual, 1 - residual
+    return Rule(gradient_weighted, shared_out, share, True, start_layer, normalize=True)
 
 
 def residual_share(

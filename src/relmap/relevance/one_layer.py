@@ -16,6 +16,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.relevance.attention_maps import Tile, head_mean
+from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import (
     RecordedPass,
     Rule,
@@ -65,7 +66,7 @@ def read_layer(
             f"layer={layer} does not exist: the deepest stream of this network has {most} "
             f"attention layers (0 to {most - 1}, or -{most} to -1)"
         )
-    identity = Rule(head_mean, _residual_only, None, gradient=False)
+    identity = Rule(head_mean, residual_alone, None, gradient=False)
     return push_rows(passed, identity, keys)
 
 
@@ -103,7 +104,7 @@ def _read(
     passed: RecordedPass, state: State, call: Attention, row: Tensor, mix: LayerMix, gradient: bool
 ) -> Tensor:
     queries = row if state.rows is None else moved(state.rows, row, passed.graph.states)
-    rule = Rule(mix(passed, call), _residual_only, None, gradient)
+    rule = Rule(mix(passed, call), residual_alone, None, gradient)
     pushed = torch.zeros(
         call.column_tokens.shape, dtype=torch.float32, device=passed.graph.device()
     ).to(call.value.dtype if call.value.dtype == torch.float64 else torch.float32)
@@ -112,7 +113,3 @@ def _read(
         weight = row_relevance(call, tokens, queries).to(values.dtype)
         pushed = pushed + torch.einsum("gr,grk->gk", weight, values)
     return on_keys(call, pushed)
-
-
-def _residual_only(sums: Tensor, share: Tensor | None) -> tuple[Tensor, Tensor]:
-    return torch.ones_like(sums), torch.zeros_like(sums)
