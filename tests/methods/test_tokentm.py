@@ -21,7 +21,7 @@ from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.methods.tokentm import tokentm, tokentm_maps
 from relmap.relevance.maps import read_rows
-from relmap.relevance.token_changes import head_outputs, token_table
+from relmap.relevance.token_changes import head_outputs
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.request.request import following, read_request
 
@@ -272,7 +272,7 @@ def test_every_block_has_one_feed_forward_branch(kind):
         ((stream, added),) = joins[1].additions
         x, y = (passed.replay.value(one) for one in (stream, added))
         residual, branch = (
-            token_table(passed.replay.value(one), one, 10)
+            to_rows(one, passed.replay.value(one), 10)
             for one in (joins[1].residual, joins[1].branch)
         )
         torch.testing.assert_close(x.reshape(10, 6), residual + branch)
@@ -289,7 +289,7 @@ def test_heads_are_projected_as_the_network_projects_them(kind, batch):
         call = passed.graph.attentions[1]
         state = next(one for one in passed.graph.states if call.index in one.attentions)
         block, residual = network.blocks[1], passed.replay.value(state.residual)
-        table = token_table(residual, state.residual, state.tokens)
+        table = to_rows(state.residual, residual, state.tokens)
         found = list(head_outputs(passed.replay, passed.graph, state, call, table))
         gate = torch.sigmoid(block.gate(block.norm(residual))) if kind == "gated" else None
         for head, one in enumerate(found):

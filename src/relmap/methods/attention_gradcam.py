@@ -10,7 +10,8 @@ from torch import Tensor
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, wide
 from relmap.relevance.one_layer import read_layer
-from relmap.relevance.rows import RecordedPass, made_by_inputs
+from relmap.relevance.rows import RecordedPass
+from relmap.relevance.streams import made_by_inputs
 from relmap.trace.graph import Attention
 
 

@@ -19,21 +19,11 @@ from torch.nn import functional
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import TILE_ELEMENTS, wide
-from relmap.relevance.readout_heads import (
-    Reading,
-    alone,
-    alone_in_pool,
-    carried_down,
-    folded,
-    from_rows,
-    mixes_itself,
-    readings,
-    to_rows,
-    value_heads,
-)
-from relmap.relevance.rows import made_by_inputs
-from relmap.relevance.streams import own_leaves
+from relmap.relevance.attention_maps import TILE_ELEMENTS, folded, mixes_itself, value_heads, wide
+from relmap.relevance.read_outs import ReadOut, alone, alone_in_pool, read_outs
+from relmap.relevance.residual_path import carried_down
+from relmap.relevance.streams import made_by_inputs, own_leaves
+from relmap.relevance.token_rows import from_rows, to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.targets.answers import fields
 from relmap.trace.graph import Attention
@@ -78,26 +68,28 @@ def clip_surgery(
         raise InputError(f"blocks={blocks}: give at least 1")
     rows: dict[int, Tensor] = {}
     images, others = _towers(passed)
-    for reading in images:
-        tokens = _second_path(passed, reading, blocks) if architecture else _tokens(passed, reading)
-        scores = _read(passed, reading, tokens)
+    for read_out in images:
+        tokens = (
+            _second_path(passed, read_out, blocks) if architecture else _tokens(passed, read_out)
+        )
+        scores = _read(passed, read_out, tokens)
         if features:
-            scores = _without_shared(passed, reading, scores, redundancy)
-        rows[reading.state.index] = scores
-    for reading in others:
-        rows[reading.state.index] = _read(passed, reading, _tokens(passed, reading))
+            scores = _without_shared(passed, read_out, scores, redundancy)
+        rows[read_out.state.index] = scores
+    for read_out in others:
+        rows[read_out.state.index] = _read(passed, read_out, _tokens(passed, read_out))
     return carried_down(passed, rows)
 
 
-def _towers(passed: RecordedPass) -> tuple[list[Reading], list[Reading]]:
+def _towers(passed: RecordedPass) -> tuple[list[ReadOut], list[ReadOut]]:
     """The streams made of the patches of one image alone, and all others."""
     grids = {one.state for one in passed.graph.sources if one.grid is not None}
     inputs = {one.state for one in passed.graph.sources}
-    images: list[Reading] = []
-    others: list[Reading] = []
-    for reading in readings(passed):
-        leaves = set(own_leaves(passed.graph, reading.state.index)) & inputs
-        (images if len(leaves) == 1 and leaves <= grids else others).append(reading)
+    images: list[ReadOut] = []
+    others: list[ReadOut] = []
+    for read_out in read_outs(passed):
+        leaves = set(own_leaves(passed.graph, read_out.state.index)) & inputs
+        (images if len(leaves) == 1 and leaves <= grids else others).append(read_out)
     if not images:
         raise InputError(
             "clip-surgery needs a target that reads an image tower, a stream of one image's "
@@ -107,33 +99,33 @@ def _towers(passed: RecordedPass) -> tuple[list[Reading], list[Reading]]:
     return images, others
 
 
-def _tokens(passed: RecordedPass, reading: Reading) -> Float[Tensor, "token feature"]:
+def _tokens(passed: RecordedPass, read_out: ReadOut) -> Float[Tensor, "token feature"]:
     """The tokens as they leave the last block."""
-    return to_rows(reading.end, passed.replay.value(reading.end), reading.state.tokens)
+    return to_rows(read_out.end, passed.replay.value(read_out.end), read_out.state.tokens)
 
 
 def _second_path(
-    passed: RecordedPass, reading: Reading, count: int
+    passed: RecordedPass, read_out: ReadOut, count: int
 ) -> Float[Tensor, "token feature"]:
     """Patches that gathered value-value attention; learned tokens (CLS) keep the first path."""
-    replay, end = passed.replay, _tokens(passed, reading)
+    replay, end = passed.replay, _tokens(passed, read_out)
     taken = [
-        block for block in reading.blocks[-count:]
-        if block.state.end is not None and block.state.end.shape == reading.end.shape
+        block for block in read_out.blocks[-count:]
+        if block.state.end is not None and block.state.end.shape == read_out.end.shape
     ]  # fmt: skip
     start, new = taken[0].state.residual if taken else None, None
     if start is not None:
-        new = to_rows(start, replay.value(start), reading.state.tokens)
+        new = to_rows(start, replay.value(start), read_out.state.tokens)
     for block in taken:
         branch, call = block.state.branch, block.calls[0]
         if new is None or branch is None or len(block.calls) > 1 or not mixes_itself(call):
             raise InputError(_NO_BLOCKS)
         with torch.no_grad():
             (added,) = replay.values({call.output: _value_attention(call)}, [branch])
-        new = new + to_rows(branch, added, reading.state.tokens)
+        new = new + to_rows(branch, added, read_out.state.tokens)
     if new is None:
         raise InputError(_NO_BLOCKS)
-    made = made_by_inputs(passed.graph)[reading.state.index].to(new.device)
+    made = made_by_inputs(passed.graph)[read_out.state.index].to(new.device)
     return torch.where(made[:, None], new, end)
 
 
@@ -156,26 +148,26 @@ def _value_attention(call: Attention) -> Tensor:
 
 
 def _read(
-    passed: RecordedPass, reading: Reading, tokens: Float[Tensor, "token feature"]
+    passed: RecordedPass, read_out: ReadOut, tokens: Float[Tensor, "token feature"]
 ) -> Float[Tensor, " token"]:
     """The target of every token alone, S_nk for the text k of its example."""
-    if reading.pool is None:
-        return alone(passed, reading, tokens)
-    given = from_rows(reading.end, tokens, passed.replay.value(reading.end))
+    if read_out.pool is None:
+        return alone(passed, read_out, tokens)
+    given = from_rows(read_out.end, tokens, passed.replay.value(read_out.end))
     with torch.no_grad():
-        values = passed.replay.value_vectors(reading.pool, {reading.end: given})
-    heads = values.repeat_interleave(reading.pool.heads // values.shape[1], dim=1)
-    return alone_in_pool(passed, reading.pool, heads)
+        values = passed.replay.value_vectors(read_out.pool, {read_out.end: given})
+    heads = values.repeat_interleave(read_out.pool.heads // values.shape[1], dim=1)
+    return alone_in_pool(passed, read_out.pool, heads)
 
 
 def _without_shared(
-    passed: RecordedPass, reading: Reading, scores: Float[Tensor, " token"], redundancy: str
+    passed: RecordedPass, read_out: ReadOut, scores: Float[Tensor, " token"], redundancy: str
 ) -> Float[Tensor, " token"]:
     """S_nk less what all texts of the same image share at token n."""
-    examples = passed.graph.examples[reading.state.index]
+    examples = passed.graph.examples[read_out.state.index]
     cosines = _cosines(passed)
     found = scores.clone()
-    for group in _same_image(passed, reading):
+    for group in _same_image(passed, read_out):
         if len(group) < 2:
             continue
         places = [torch.nonzero(examples == example).flatten() for example in group]
@@ -191,9 +183,9 @@ def _without_shared(
     return found
 
 
-def _same_image(passed: RecordedPass, reading: Reading) -> list[list[int]]:
+def _same_image(passed: RecordedPass, read_out: ReadOut) -> list[list[int]]:
     """Examples by image: their tokens are the same, number by number."""
-    tokens, examples = _tokens(passed, reading), passed.graph.examples[reading.state.index]
+    tokens, examples = _tokens(passed, read_out), passed.graph.examples[read_out.state.index]
     groups: list[list[int]] = []
     for example in range(passed.graph.batch):
         mine = tokens[(examples == example).to(tokens.device)]

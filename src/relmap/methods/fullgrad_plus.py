@@ -23,6 +23,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, per_token
 from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
+from relmap.relevance.streams import made_of_flagged
 from relmap.trace.graph import Activation, State, TokenGraph
 
 
@@ -99,13 +100,8 @@ def _entered(graph: TokenGraph) -> list[Tensor]:
     """For every state, which tokens have already been through a layer."""
     entered: list[Tensor] = []
     for state in graph.states:
-        flags = torch.full((state.tokens,), state.kind == "join")
-        for link in state.links if state.kind != "join" else ():
-            if link.child_tokens is None or link.parent_tokens is None:
-                flags |= entered[link.parent]
-            else:
-                flags[link.child_tokens[entered[link.parent][link.parent_tokens]]] = True
-        entered.append(flags)
+        joined = torch.full((state.tokens,), state.kind == "join")
+        entered.append(joined | made_of_flagged(state, entered))
     return entered
 
 

@@ -20,20 +20,21 @@ from torch.nn import functional
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import TILE_ELEMENTS, attention_rows, gradient_rows
-from relmap.relevance.readout_heads import (
-    Block,
-    Reading,
-    carried_down,
+from relmap.relevance.attention_maps import (
+    TILE_ELEMENTS,
+    attention_rows,
     folded,
+    gradient_rows,
     mixes_itself,
     open_pairs,
-    padding,
-    readings,
-    to_rows,
     value_heads,
 )
-from relmap.relevance.rows import made_by_inputs, on_keys
+from relmap.relevance.padding import padding_of_states
+from relmap.relevance.read_outs import Block, ReadOut, read_outs
+from relmap.relevance.residual_path import carried_down
+from relmap.relevance.rows import on_keys
+from relmap.relevance.streams import made_by_inputs
+from relmap.relevance.token_rows import to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.trace.graph import Activation, Attention
 
@@ -63,20 +64,20 @@ def grad_eclip(
         InputError: the target reads no residual stream, or queries and keys are unknown.
     """
     relevance: dict[int, Tensor] = {}
-    for reading in readings(passed):
-        for block, call in _last_calls(passed, reading):
+    for read_out in read_outs(passed):
+        for block, call in _last_calls(passed, read_out):
             row = _scores(passed, block, call, single_head, similarity)
             known = relevance.get(call.key_state)
             relevance[call.key_state] = row if known is None else known + row
     return carried_down(passed, relevance)
 
 
-def _last_calls(passed: RecordedPass, reading: Reading) -> list[tuple[Block | None, Attention]]:
+def _last_calls(passed: RecordedPass, read_out: ReadOut) -> list[tuple[Block | None, Attention]]:
     """The last attention of a stream to itself, and the last to each other stream."""
-    if reading.pool is not None:
-        return [(None, reading.pool)]
+    if read_out.pool is not None:
+        return [(None, read_out.pool)]
     found: dict[tuple[bool, tuple[int, ...]], tuple[Block | None, Attention]] = {}
-    for block in reading.blocks:
+    for block in read_out.blocks:
         for call in block.calls:
             itself = call.query_state == call.key_state
             names = () if itself else passed.graph.states[call.key_state].shape
@@ -141,7 +142,7 @@ def _similarity(
     queries, keys = _side_by_side(passed, block, call)
     columns = call.column_tokens.to(keys.device)
     made = made_by_inputs(passed.graph)[call.key_state].to(keys.device)
-    made = made & ~padding(passed)[call.key_state].to(keys.device)
+    made = made & ~padding_of_states(passed)[call.key_state].to(keys.device)
     counted = (made[columns.clamp_min(0)] & (columns >= 0))[:, None, :]
 
     def weigh(rows: Tensor) -> Float[Tensor, "group row key"]:

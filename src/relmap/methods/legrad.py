@@ -15,18 +15,11 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import TILE_ELEMENTS, gradient_rows
-from relmap.relevance.readout_heads import (
-    Block,
-    Reading,
-    carried_down,
-    means,
-    open_pairs,
-    put,
-    readings,
-    to_rows,
-)
+from relmap.relevance.attention_maps import TILE_ELEMENTS, gradient_rows, open_pairs
+from relmap.relevance.read_outs import Block, ReadOut, put, read_outs
+from relmap.relevance.residual_path import carried_down
 from relmap.relevance.rows import on_keys
+from relmap.relevance.token_rows import means, to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.trace.graph import Attention
 
@@ -56,13 +49,13 @@ def legrad(passed: RecordedPass, *, layers: int = 0) -> dict[int, Tensor]:
     if layers < 0:
         raise InputError(f"layers={layers}: give how many of the last layers count, 0 for all")
     relevance: dict[int, Tensor] = {}
-    for reading in readings(passed):
-        for block in reading.blocks[-layers:]:
+    for read_out in read_outs(passed):
+        for block in read_out.blocks[-layers:]:
             end = block.state.end
-            if end is None or end.shape != reading.end.shape:
+            if end is None or end.shape != read_out.end.shape:
                 continue
-            parts = _of_layer if reading.pool is None else _of_pool
-            for key, row in parts(passed, reading, block):
+            parts = _of_layer if read_out.pool is None else _of_pool
+            for key, row in parts(passed, read_out, block):
                 relevance[key] = relevance[key] + row if key in relevance else row
     if not relevance:
         raise InputError(
@@ -72,7 +65,7 @@ def legrad(passed: RecordedPass, *, layers: int = 0) -> dict[int, Tensor]:
     return carried_down(passed, relevance)
 
 
-def _of_layer(passed: RecordedPass, reading: Reading, block: Block) -> list[tuple[int, Tensor]]:
+def _of_layer(passed: RecordedPass, read_out: ReadOut, block: Block) -> list[tuple[int, Tensor]]:
     """The score of the layer's mean token, followed back to the layer's own attentions."""
     replay, end = passed.replay, block.state.end
     assert end is not None
@@ -82,7 +75,7 @@ def _of_layer(passed: RecordedPass, reading: Reading, block: Block) -> list[tupl
         (left,) = replay.values(given, [end])
         rows = to_rows(end, left, block.state.tokens)
         mean, counts = means(passed, block.state, rows)
-        score = replay.target({reading.end: put(passed, reading, mean, rows)})
+        score = replay.target({read_out.end: put(passed, read_out, mean, rows)})
         found = torch.autograd.grad(score.sum(), outputs, allow_unused=True)
     return [
         (call.key_state, _received(passed, call, gradient) / _of_keys(passed, call, counts))
@@ -91,12 +84,12 @@ def _of_layer(passed: RecordedPass, reading: Reading, block: Block) -> list[tupl
     ]
 
 
-def _of_pool(passed: RecordedPass, reading: Reading, block: Block) -> list[tuple[int, Tensor]]:
+def _of_pool(passed: RecordedPass, read_out: ReadOut, block: Block) -> list[tuple[int, Tensor]]:
     """The score of the layer's tokens, pooled, followed back to the pooling attention."""
-    replay, pool, end = passed.replay, reading.pool, block.state.end
+    replay, pool, end = passed.replay, read_out.pool, block.state.end
     assert pool is not None
     assert end is not None
-    given = {reading.end: replay.value(end)}
+    given = {read_out.end: replay.value(end)}
     values = replay.value_vectors(pool, given)
     with torch.enable_grad():
         (output,) = replay.values(given, [pool.output])

@@ -12,18 +12,11 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.readout_heads import (
-    Reading,
-    alone,
-    alone_in_pool,
-    carried_down,
-    folded,
-    mixes_itself,
-    readings,
-    to_rows,
-    value_heads,
-)
-from relmap.relevance.rows import made_by_inputs
+from relmap.relevance.attention_maps import folded, mixes_itself, value_heads
+from relmap.relevance.read_outs import ReadOut, alone, alone_in_pool, read_outs
+from relmap.relevance.residual_path import carried_down
+from relmap.relevance.streams import made_by_inputs
+from relmap.relevance.token_rows import to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.trace.graph import Attention
 
@@ -51,16 +44,16 @@ def maskclip(passed: RecordedPass, *, residual: bool = True) -> dict[int, Tensor
     """
     rows: dict[int, Tensor] = {}
     made = made_by_inputs(passed.graph)
-    for reading in readings(passed):
-        if not bool(made[reading.state.index].any()):
+    for read_out in read_outs(passed):
+        if not bool(made[read_out.state.index].any()):
             continue
-        if reading.pool is not None:
-            found = alone_in_pool(passed, reading.pool, value_heads(reading.pool))
+        if read_out.pool is not None:
+            found = alone_in_pool(passed, read_out.pool, value_heads(read_out.pool))
         else:
-            taken = _through_last_block(passed, reading, residual)
-            found = None if taken is None else alone(passed, reading, taken)
+            taken = _through_last_block(passed, read_out, residual)
+            found = None if taken is None else alone(passed, read_out, taken)
         if found is not None:
-            rows[reading.state.index] = found
+            rows[read_out.state.index] = found
     if not rows:
         raise InputError(
             "maskclip needs a last block in which the tokens of an input attend to themselves; "
@@ -69,18 +62,18 @@ def maskclip(passed: RecordedPass, *, residual: bool = True) -> dict[int, Tensor
     return carried_down(passed, rows)
 
 
-def _through_last_block(passed: RecordedPass, reading: Reading, residual: bool) -> Tensor | None:
+def _through_last_block(passed: RecordedPass, read_out: ReadOut, residual: bool) -> Tensor | None:
     """The tokens after the last block with the identity for its attention map."""
-    for block in reversed(reading.blocks):
+    for block in reversed(read_out.blocks):
         if not all(mixes_itself(call) for call in block.calls):
             continue  # a cross-attention comes after the self-attention of its layer
         given = {call.output: _own_values(call) for call in block.calls}
-        wanted = reading.end if residual else block.state.branch
+        wanted = read_out.end if residual else block.state.branch
         if wanted is None:
             return None
         with torch.no_grad():
             (left,) = passed.replay.values(given, [wanted])
-        return to_rows(wanted, left, reading.state.tokens)
+        return to_rows(wanted, left, read_out.state.tokens)
     return None
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import wide
-from relmap.relevance.readout_heads import blank, entering_tokens
+from relmap.relevance.entering_tokens import blank, entering_tokens
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.trace.graph import Source
 

@@ -24,6 +24,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, wide
 from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.streams import made_of_flagged
 from relmap.trace.graph import TokenGraph
 
 _TEXT = ("input_ids", "inputs_embeds")
@@ -113,13 +114,7 @@ def _visual(graph: TokenGraph) -> list[Bool[Tensor, " token"]]:
     found: list[Tensor] = []
     for state in graph.states:
         is_source = state.kind == "source" and not any(name in _TEXT for name in state.names)
-        flags = torch.full((state.tokens,), is_source)
-        for link in state.links:
-            if link.child_tokens is None or link.parent_tokens is None:
-                flags |= found[link.parent]
-            else:
-                flags[link.child_tokens[found[link.parent][link.parent_tokens]]] = True
-        found.append(flags)
+        found.append(torch.full((state.tokens,), is_source) | made_of_flagged(state, found))
     return found
 
 

@@ -26,11 +26,13 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile
+from relmap.relevance.attention_maps import Tile, wide
 from relmap.relevance.join_weights import both_scaled
 from relmap.relevance.maps import Maps, carry_maps, gather
+from relmap.relevance.padding import padding_of_states
 from relmap.relevance.rows import RecordedPass, Rule, moved_values, push_rows
-from relmap.relevance.token_changes import Table, entering, head_outputs, token_table, unknown
+from relmap.relevance.token_changes import entering, head_outputs, unknown
+from relmap.relevance.token_rows import Table, to_rows
 from relmap.trace.graph import Activation, Attention, State, TokenGraph
 
 
@@ -113,7 +115,7 @@ class _Measured:
 
     def __post_init__(self) -> None:
         graph = self.passed.graph
-        self.padding = _padding(self.passed)
+        self.padding = padding_of_states(self.passed)
         self.joins = {index: state for state in graph.states for index in state.attentions}
         self.of_inputs = _of_inputs(graph)
 
@@ -219,7 +221,7 @@ class _Measured:
 
     def _table(self, activation: Activation, state: int) -> Table:
         tokens = self.passed.graph.states[state].tokens
-        return token_table(self.passed.replay.value(activation), activation, tokens)
+        return to_rows(activation, wide(self.passed.replay.value(activation)), tokens)
 
 
 def _hand_down(graph: TokenGraph, state: State, lengths: Tensor, found: dict[int, Tensor]) -> None:
@@ -232,29 +234,6 @@ def _hand_down(graph: TokenGraph, state: State, lengths: Tensor, found: dict[int
         _hand_down(
             graph, graph.states[link.parent], moved_values(link, lengths, graph.states), found
         )
-
-
-def _padding(passed: RecordedPass) -> list[Tensor]:
-    """For every state, which tokens only fill the batch up: what is made of padding alone."""
-    graph = passed.graph
-    found: list[Tensor] = []
-    for state in graph.states:
-        known = passed.padding.get(state.index)
-        if known is None:
-            known = _above(state, found)
-        found.append(known)
-    return found
-
-
-def _above(state: State, below: list[Tensor]) -> Tensor:
-    parents, kept = (torch.zeros(state.tokens, dtype=torch.long) for _ in range(2))
-    everyone = torch.arange(state.tokens)
-    for link in state.links:
-        child = everyone if link.child_tokens is None else link.child_tokens.cpu()
-        parent = everyone if link.parent_tokens is None else link.parent_tokens.cpu()
-        parents = parents.index_add(0, child, torch.ones_like(child))
-        kept = kept.index_add(0, child, (~below[link.parent][parent]).long())
-    return (parents > 0) & (kept == 0)
 
 
 def _of_inputs(graph: TokenGraph) -> list[bool]:

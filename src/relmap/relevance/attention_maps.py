@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from relmap.trace.graph import Activation, Attention
+from relmap.trace.graph import Activation, Arrangement, Attention
 
 STABILIZER = 1e-9
 """What keeps the denominators of relevance rules away from zero, as in the published code."""
@@ -167,3 +167,34 @@ def per_token(values: Tensor, activation: Activation, count: int) -> Float[Tenso
     found = summed.new_zeros(count)
     kept = flat >= 0
     return found.index_add(0, flat[kept], summed.reshape(-1)[kept])
+
+
+def folded(
+    arrangement: Arrangement, laid: Float[Tensor, "group head row feature"],
+    shape: tuple[int, ...],
+) -> Tensor:  # fmt: skip
+    """The way back from (group, head, row, feature) to a tensor of the call."""
+    if arrangement.heads_first:
+        laid = laid.transpose(0, 1)
+    moved_shape = [shape[axis] for axis in arrangement.permutation]
+    moved_back = [arrangement.permutation.index(axis) for axis in range(len(shape))]
+    return laid.reshape(moved_shape).permute(moved_back)
+
+
+def value_heads(call: Attention) -> Float[Tensor, "group head key feature"]:
+    """The value vectors with as many heads as the output has."""
+    return call.value.repeat_interleave(call.heads // call.value.shape[1], dim=1)
+
+
+def open_pairs(
+    call: Attention, rows: Int[Tensor, " row"]
+) -> Bool[Tensor, "group head row key"] | None:
+    """Which keys some query rows may read; None where no mask closes any."""
+    if call.probabilities is None and call.mask is None and not call.causal:
+        return None
+    return attention_rows(call, rows) > 0
+
+
+def mixes_itself(call: Attention) -> bool:
+    """Whether the queries of a call are its keys, token by token."""
+    return call.query_state == call.key_state and torch.equal(call.row_tokens, call.column_tokens)

@@ -12,8 +12,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from relmap.errors import InputError
 from relmap.relevance.attention_maps import per_token
 from relmap.relevance.rows import moved
+from relmap.relevance.token_rows import from_rows, means, to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.trace.graph import Activation, State
 
@@ -63,3 +65,36 @@ def _summed(passed: RecordedPass, activation: Activation, tokens: int, read: Rea
     if found is None:
         return torch.zeros(tokens, device=passed.graph.device())
     return per_token(found, activation, tokens)
+
+
+# --- other tokens in their place ---------------------------------------------------------------
+
+
+def entering_tokens(passed: RecordedPass) -> dict[int, Activation]:
+    """For every reported state the activation in which its tokens enter the network.
+
+    Raises:
+        InputError: an input became tokens in a way that cannot be repeated with others.
+    """
+    found: dict[int, Activation] = {}
+    for source in passed.graph.sources:
+        stream = passed.graph.states[source.state].stream
+        if stream is None or stream.edge is None:
+            raise InputError(
+                f"the tokens of {source.name!r} cannot be replaced: the network makes them without "
+                "gradient, or in several steps at once; use a method that runs the network once"
+            )
+        found[source.state] = stream
+    return found
+
+
+def blank(
+    passed: RecordedPass, state: int, activation: Activation, value: Tensor, kind: str
+) -> Tensor:
+    """What stands for no token: "zero", or the "mean" of the tokens of an example."""
+    if kind == "zero":
+        return torch.zeros_like(value)
+    one = passed.graph.states[state]
+    mean, _ = means(passed, one, to_rows(activation, value, one.tokens))
+    examples = passed.graph.examples[state].to(value.device).clamp_min(0)
+    return from_rows(activation, mean[examples], value)

@@ -337,20 +337,3 @@ def skipped_joins(graph: TokenGraph, start_layer: int) -> set[int]:
         index for index, (root, depth) in layers.items()
         if depth < (start_layer if start_layer >= 0 else length[root] + start_layer)
     }  # fmt: skip
-
-
-def made_by_inputs(graph: TokenGraph) -> list[Tensor]:
-    """For every state, which tokens go back to an input over links (learned ones do not)."""
-    made: list[Tensor] = []
-    for state in graph.states:
-        if state.kind == "learned":
-            made.append(torch.zeros(state.tokens, dtype=torch.bool))
-            continue
-        flags = torch.full((state.tokens,), not state.links)
-        for link in state.links:
-            if link.child_tokens is None or link.parent_tokens is None:
-                flags |= made[link.parent]
-            else:
-                flags[link.child_tokens[made[link.parent][link.parent_tokens]]] = True
-        made.append(flags)
-    return made

@@ -7,6 +7,12 @@ in the terms of GenAtt, co-attention between two modalities.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+
 from relmap.trace.graph import State, TokenGraph
 
 
@@ -73,3 +79,27 @@ def residual_chain(graph: TokenGraph, state: int) -> list[State]:
             break
         chain.append(graph.states[made[0]])
     return chain
+
+
+def made_of_flagged(state: State, flags: Sequence[Bool[Tensor, " _"]]) -> Bool[Tensor, " token"]:
+    """Which tokens of a state are made, over any of its links, of a flagged token.
+
+    `flags` are those of all earlier states.
+    """
+    made = torch.zeros(state.tokens, dtype=torch.bool)
+    for link in state.links:
+        parent = flags[link.parent].cpu()
+        if link.child_tokens is None or link.parent_tokens is None:
+            made |= parent
+        else:
+            made[link.child_tokens.cpu()[parent[link.parent_tokens.cpu()]]] = True
+    return made
+
+
+def made_by_inputs(graph: TokenGraph) -> list[Bool[Tensor, " _"]]:
+    """For every state, which tokens go back to an input over links (learned ones do not)."""
+    made: list[Tensor] = []
+    for state in graph.states:
+        given = not state.links and state.kind != "learned"
+        made.append(torch.full((state.tokens,), given) | made_of_flagged(state, made))
+    return made

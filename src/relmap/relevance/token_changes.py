@@ -18,43 +18,12 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.relevance.attention_maps import wide
 from relmap.relevance.rows import moved_values
+from relmap.relevance.token_rows import Table, features_of, from_rows, to_rows
 from relmap.trace import Replay
 from relmap.trace.graph import Activation, Attention, State, TokenGraph
 
 _TRIED = 64
 """Tokens on which it is tried whether a projection is the same for all."""
-
-Table = Float[Tensor, "token width"]
-
-
-def token_table(values: Tensor, activation: Activation, count: int) -> Table:
-    """The features of each token of an activation, one row for each number; absent ones are 0."""
-    tokens, order = _axes(activation, values.ndim)
-    tokens = tokens.to(values.device)
-    spread = wide(values).expand(torch.broadcast_shapes(values.shape, tokens.shape))
-    numbers = tokens.permute(order).reshape(-1)
-    rows = spread.permute(order).reshape(len(numbers), -1)
-    kept = numbers >= 0
-    found = rows.new_zeros(count, rows.shape[1])
-    found[numbers[kept]] = rows[kept]
-    return found
-
-
-def placed(table: Table, activation: Activation) -> Tensor:
-    """Rows of a table where an activation has these tokens: the inverse of `token_table`."""
-    tokens, order = _axes(activation, len(activation.shape))
-    numbers = tokens.to(table.device).permute(order).reshape(-1)
-    rows = torch.where((numbers >= 0)[:, None], table[numbers.clamp_min(0)], 0)
-    moved = rows.reshape([activation.shape[axis] for axis in order])
-    return moved.permute([order.index(axis) for axis in range(len(order))])
-
-
-def _axes(activation: Activation, rank: int) -> tuple[Tensor, list[int]]:
-    """Token numbers with as many axes as the values, and the axes: tokens first, then features."""
-    tokens = activation.tokens
-    if tokens.ndim < rank:
-        tokens = tokens.reshape((1,) * (rank - tokens.ndim) + tuple(tokens.shape))
-    return tokens, sorted(range(tokens.ndim), key=lambda axis: tokens.shape[axis] == 1)
 
 
 def entering(graph: TokenGraph, index: int, call: Attention | None) -> Activation | None:
@@ -91,8 +60,10 @@ def head_outputs(
         value_map, stream_map = map(linear_part, replay.values(given, [made, behind]), inputs)
     if value_map is None or stream_map is None:
         raise unknown(call)
-    laid = placed(tokens, read) if _fits(tokens, read) else inputs[0].detach()
-    vectors = _on_tokens(call, call.lay_values(value_map(laid.to(inputs[0].dtype))))
+    laid = inputs[0].detach()
+    if features_of(read) == tokens.shape[1]:
+        laid = from_rows(read, tokens, torch.zeros_like(laid))
+    vectors = _on_tokens(call, call.lay_values(value_map(laid)))
     shared = call.heads // vectors.shape[1]
     projection = _Behind(call, state, behind, stream_map, _join_tokens(graph, state))
     weights = projection.weights(call.output_arrangement.apply(inputs[1].detach()))
@@ -203,13 +174,7 @@ class _Behind:
             blank = laid.new_zeros(self.call.output.shape, requires_grad=True)
             arranged = self.call.output_arrangement.apply(blank)
             (direction,) = torch.autograd.grad(arranged, blank, laid)
-        return token_table(self.along(direction), self.stream, self.state.tokens)
-
-
-def _fits(table: Table, activation: Activation) -> bool:
-    tokens, order = _axes(activation, len(activation.shape))
-    features = [activation.shape[axis] for axis in order if tokens.shape[axis] == 1]
-    return math.prod(features) == table.shape[1]
+        return to_rows(self.stream, wide(self.along(direction)), self.state.tokens)
 
 
 def _on_tokens(
