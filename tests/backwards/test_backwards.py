@@ -250,7 +250,7 @@ def test_input_and_biases_add_up_to_the_target(body):
     with following(asked, [0], ("stream-gradient", "bias-gradient")) as passes:
         passed = next(iter(passes)).passed
         total = x.new_zeros(())
-        for bias in passed.graph.biases:
+        for bias in passed.biases:
             gradient = passed.gradient(bias.output)
             if gradient is not None:
                 total = total + (gradient * bias.value).sum()

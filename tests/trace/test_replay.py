@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification
 
 from clipmapper.model import CLIPmapperForCaptioning, CLIPmapperForQuestionAnswering
+from relmap.errors import InputError
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.request.request import following, read_request
 from relmap.targets.frozen_choices import Choices
@@ -215,7 +216,7 @@ def test_recording_without_a_tape_keeps_none():
     asked = read_request(network, "random", inputs)
     with following(asked, [None], ("attention",)) as passes:
         passed = next(passes).passed
-        with pytest.raises(RuntimeError, match="needs"):
+        with pytest.raises(InputError, match=r"'random' runs the network again.*'replay'"):
             _ = passed.replay
         assert all(call.value_input is None for call in passed.graph.attentions)
 

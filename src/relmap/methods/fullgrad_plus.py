@@ -108,7 +108,7 @@ def _entered(graph: TokenGraph) -> list[Tensor]:
 def _add_biases(passed: RecordedPass, entered: list[Tensor], rows: dict[int, Tensor]) -> None:
     graph = passed.graph
     entries = _entries(graph)
-    for bias in graph.biases:
+    for bias in passed.biases:
         gradient = passed.gradient(bias.output)
         if gradient is None:
             continue

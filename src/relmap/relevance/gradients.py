@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,8 +21,8 @@ from torch.utils.checkpoint import CheckpointError
 from relmap.backwards.operation_rules import Passage
 from relmap.errors import InputError, TraceError
 from relmap.relevance.attention_maps import per_token, wide
-from relmap.relevance.needs import reads_graph
-from relmap.relevance.rows import RecordedPass
+from relmap.relevance.needs import GRADIENTS, Need, read_needs, reads_graph
+from relmap.relevance.traced_pass import RecordedPass, activations_of
 from relmap.trace import Recorded, build_graph, graph_of_sources
 from relmap.trace.graph import Activation, TokenGraph
 
@@ -100,13 +100,16 @@ def follow_each(
         TraceError: a target reads no token, or reads attention that was not followed.
     """
     tensors: list[Tensor] = []
-    graph, kept, stray = None, [], []
+    graph, kept, stray, followed = None, [], [], frozenset[int]()
+    needs = frozenset(read_needs(needs))
     for count, values in enumerate(targets, start=1):
         read, starts = _read_outputs(copied, values)
         if graph is None or [id(one) for one in read] != [id(one) for one in tensors]:
             tensors, graph = read, _graph(recorded, read, len(values), needs)
             stray = _stray_attentions(recorded, graph)
-            kept = [one for one in (*_activations(graph, needs), *stray) if one.edge is not None]
+            wanted = [*_activations(graph, needs & GRADIENTS), *stray]
+            followed = frozenset(map(id, wanted))
+            kept = [one for one in wanted if one.edge is not None]
         edges = [one.edge for one in kept if one.edge is not None]
         if not edges:
             raise TraceError(
@@ -127,14 +130,16 @@ def follow_each(
         readout = {} if known.lost else _readout(known, gradients)
         if known.lost:
             _check_sources(gradients, needs)
-        passed = RecordedPass(known, readout, gradients, outputs=tuple(read))
+        passed = RecordedPass(
+            known, readout, gradients, needs, followed, outputs=tuple(read)
+        )
         if passage is not None and relevant:
-            passed = _with_relevance(passed, recorded, (tensors, starts), needs, passage, more)
+            passed = _with_relevance(passed, recorded, (tensors, starts), passage, more)
         yield passed
 
 
 def _graph(
-    recorded: Recorded, read: Sequence[Tensor], batch: int, needs: Sequence[str]
+    recorded: Recorded, read: Sequence[Tensor], batch: int, needs: Collection[Need]
 ) -> TokenGraph:
     """The token graph; of a trace that was lost the sources alone, for methods that need no more.
 
@@ -168,7 +173,7 @@ def _follow(
 
 def _with_relevance(
     passed: RecordedPass, recorded: Recorded, output: tuple[list[Tensor], list[Tensor]],
-    needs: Sequence[str], passage: Passage, more: bool,
+    passage: Passage, more: bool,
 ) -> RecordedPass:  # fmt: skip
     """The relevance of every attention output, and of tokens and arguments if they are needed.
 
@@ -179,10 +184,10 @@ def _with_relevance(
     """
     if passage.settings.get("normalize_sums"):
         _check_start(output[1], passed.graph.batch)
-    kept = [attention.output for attention in passed.graph.attentions]
+    kept = activations_of(passed.graph, Need.ATTENTION_RELEVANCE)
     leaves: dict[str, Tensor] = {}
-    if "token-relevance" in needs:
-        kept += _activations(passed.graph, ("stream-gradient",))
+    if Need.TOKEN_RELEVANCE in passed.needs:
+        kept += _activations(passed.graph, {Need.TOKEN_RELEVANCE})
         leaves = {n: one for n, one in recorded.inputs.items() if one.requires_grad}
     kept = list({id(one): one for one in kept if one.edge is not None}.values())
     edges = [one.edge for one in kept if one.edge is not None]
@@ -194,7 +199,7 @@ def _with_relevance(
     return replace(
         passed,
         relevances=relevances,
-        arguments={name: part for name, part in arguments if part is not None},
+        entering={name: part for name, part in arguments if part is not None},
     )
 
 
@@ -235,29 +240,22 @@ def _read_outputs(
     return [tensor for tensor, _ in touched], [gradient for _, gradient in touched]
 
 
-def _activations(graph: TokenGraph, needs: Sequence[str]) -> list[Activation]:
+def _activations(graph: TokenGraph, needs: Collection[Need]) -> list[Activation]:
+    """What the read-out and sums are measured at, and what the needs stand for; each once."""
     finals = {index for group in graph.finals for index in group}
     if graph.lost:
         finals = set(range(len(graph.states)))  # the sources, whose gradient must not be zero
     found: list[Activation | None] = [graph.states[index].stream for index in finals]
-    if "attention-gradient" in needs:
-        found += [attention.output for attention in graph.attentions]
-    if "bias-gradient" in needs:
-        found += [bias.output for bias in graph.biases]
+    for need in needs:
+        found += activations_of(graph, need)
     for state in graph.states:
         found += state.operands
-        if "join-gradient" in needs:
-            found += [state.residual, state.branch]
-        elif "stream-gradient" in needs:
-            found.append(state.residual)
-        if "stream-gradient" in needs and state.kind in ("source", "concatenation"):
-            found.append(state.stream)
     return list({id(one): one for one in found if one is not None}.values())
 
 
-def _check_sources(gradients: dict[int, Tensor], needs: Sequence[str]) -> None:
+def _check_sources(gradients: dict[int, Tensor], needs: Collection[Need]) -> None:
     """A target on which no source has any influence cannot be explained by a gradient."""
-    asked = "stream-gradient" in needs
+    asked = Need.STREAM_GRADIENT in needs
     if asked and not any(bool(gradient.any()) for gradient in gradients.values()):
         raise TraceError(
             "the target does not depend on the tokens that enter: its gradient is zero at every "

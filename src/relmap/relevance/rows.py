@@ -183,9 +183,11 @@ def mixing(
     gradient = passed.gradient(call.output) if rule.gradient else None
     if rule.gradient and gradient is None:
         gradient = call.value.new_zeros(call.output.shape)
-    relevance = passed.relevance(call.output)
-    if passed.relevances is not None and relevance is None:
-        relevance = call.value.new_zeros(call.output.shape)
+    relevance = None
+    if passed.relevances is not None:
+        relevance = passed.relevance(call.output)
+        if relevance is None:
+            relevance = call.value.new_zeros(call.output.shape)
     for tile in tiles(call, rows, gradient, relevance):
         yield tile.rows.to(tokens.device), rule.mix(tile)
 

@@ -137,7 +137,7 @@ def _followed(
         if graph is not known:
             known, layouts = graph, lay_out(asked.model, graph, asked.arguments)
         padding = mark_padding(graph, layouts)
-        passed = replace(passed, padding=padding, given=asked.arguments)
+        passed = replace(passed, padding=padding, given=asked.arguments, method=asked.entry.name)
         if recorded.tape is not None:
             again = Replay(asked.model.network, recorded.tape, partial(_values, reader))
             passed = replace(passed, replayed=again)

@@ -75,7 +75,7 @@ def build_graph(
     attentions = tuple(_freeze_attention(draft, calls, number) for draft in needed.attentions)
     if not attentions:
         raise TraceError("no attention that was recorded takes part in the explained output")
-    size = batch or _batch_size(recorded)
+    size, noted = batch or _batch_size(recorded), recorder.biases
     examples = token_examples(states, attentions, size)
     for draft, numbers in zip(needed.states, examples, strict=True):
         draft.examples = numbers
@@ -89,7 +89,7 @@ def build_graph(
         examples=examples,
         approximate=recorder.approximations(needed.attentions),
         calls=len(recorder.attentions),
-        biases=freeze_biases(recorder.biases or (), needed.states, number),
+        biases=None if noted is None else freeze_biases(noted, needed.states, number),
         blank=attentions[0].value.new_empty(0),
     )
 

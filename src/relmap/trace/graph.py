@@ -199,8 +199,8 @@ class TokenGraph:
     (the two sides of a similarity are two groups). `examples[state]` says which example of the
     batch each token belongs to. `calls` counts all attentions that ran, also those that the output
     was not made of. `approximate` names places where tokens see their neighbours on other ways.
-    `biases` are known only where a method asked for them. `blank` is an empty tensor on the device
-    and of the type that relevance is computed from. `lost` says where the trace ended, if what the
+    `biases` are None where no method asked for them. `blank` is an empty tensor on the device and
+    of the type that relevance is computed from. `lost` says where the trace ended, if what the
     output was made of could not be followed: then there are sources and nothing else.
     """
 
@@ -212,7 +212,7 @@ class TokenGraph:
     examples: tuple[Tensor, ...]
     approximate: tuple[str, ...] = ()
     calls: int = 0
-    biases: tuple[Bias, ...] = ()
+    biases: tuple[Bias, ...] | None = None
     blank: Tensor = field(default_factory=lambda: torch.empty(0))
     lost: str = ""
 
