@@ -28,13 +28,21 @@ from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from relmap.errors import InputError
 
-__all__ = ["Entry", "Registry", "import_plugins", "read_option", "read_options", "suggestion"]
+__all__ = [
+    "DISCOVERY",
+    "Entry",
+    "Registry",
+    "import_plugins",
+    "read_option",
+    "read_options",
+    "suggestion",
+]
 
 T = TypeVar("T", bound=Callable[..., Any])
 F = TypeVar("F", bound=Callable[..., Any])
 
 _KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
-_DISCOVERY = threading.RLock()
+DISCOVERY = threading.RLock()
 """One for all: a plug-in of one room may ask the registry of another while it is imported."""
 
 
@@ -326,7 +334,7 @@ class Registry(Generic[E]):
         self._names.update(dict.fromkeys(spellings, entry.name))
 
     def _discover(self) -> None:
-        with _DISCOVERY:
+        with DISCOVERY:
             if self._discovered:
                 return
             self._discovered = True  # set first: a file of the room may ask the registry itself

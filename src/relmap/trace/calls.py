@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
+from torch._ops import OpOverload, OpOverloadPacket
 
 from relmap.trace.labels import Labels
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
@@ -166,8 +167,19 @@ def constant_along(tokens: Tokens | None, axis: int) -> Tokens | None:
 
 
 def function_name(function: Any) -> str:
-    """The name of a function; properties are called get_ and their own name."""
+    """The name of a function.
+
+    Properties are called get_ and their own name, operators of a library by both of their names.
+
+    Example:
+        >>> function_name(torch.Tensor.shape.__get__), function_name(torch.nn.functional.gelu)
+        ('get_shape', 'gelu')
+    """
     name = getattr(function, "__name__", "")
+    if isinstance(function, (OpOverload, OpOverloadPacket)):
+        packet = str(getattr(function, "overloadpacket", function))
+        # Overloads of torch's own have other arguments than its functions: they keep their names.
+        return name if packet.startswith("aten.") else packet
     if name == "__get__":
         owner = getattr(function, "__self__", None)
         return f"get_{getattr(owner, '__name__', '')}"

@@ -143,13 +143,20 @@ class Labels:
         return tuple(Labels.of(part) for part in result)
 
     def review(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Run a function that only makes views: feature axes keep stride 0, nothing is compared."""
-        result = function(self.full(), *args, **kwargs)
-        if isinstance(result, Tensor):
-            return Labels(tuple(result.shape), _without_strides(result), self.folded)
-        return tuple(
-            Labels(tuple(part.shape), _without_strides(part), self.folded) for part in result
-        )
+        """Run a function that only makes views: feature axes keep stride 0, nothing is compared.
+
+        An operation that was registered as being like one may make a copy: then they are compared.
+        """
+        whole = self.full()
+        result = function(whole, *args, **kwargs)
+        memory = whole.untyped_storage().data_ptr()
+
+        def read(part: Tensor) -> Labels:
+            if part.untyped_storage().data_ptr() != memory:
+                return Labels.of(part)
+            return Labels(tuple(part.shape), _without_strides(part), self.folded)
+
+        return read(result) if isinstance(result, Tensor) else tuple(map(read, result))
 
     def select(self, index: Any) -> Labels:
         """Labels of `tensor[index]`; axes after the last indexed one are left as they are."""

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from relmap.errors import TraceError
-from relmap.trace.calls import PARTS, Call, function_name, reads_learned_tokens
+from relmap.trace.calls import PARTS, Call, function_name, plain_name, reads_learned_tokens
 from relmap.trace.drafts import Notebook
 from relmap.trace.operations.biases import BiasDraft, note_bias
-from relmap.trace.table import REPLACED, RULES, drop
+from relmap.trace.operations.registered import OPERATIONS
+from relmap.trace.table import REPLACED, drop, find_rule
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
 
 Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
@@ -61,8 +62,10 @@ class Recorder(Notebook, TorchFunctionMode):
             function = partial(self._intercepted, function)
         call = Call(self, name, function, args, kwargs or {})
         if name in REPLACED:
-            return self._replaced(call)
-        rule = RULES.get(call.name)
+            return self._replaced(call, REPLACED[name])
+        rule = find_rule(call)
+        if rule is None and call.name in REPLACED:
+            return self._replaced(call, REPLACED[call.name])
         if rule is drop and not call.in_place:
             return function(*args, **call.kwargs)
         call.prepare()
@@ -83,10 +86,10 @@ class Recorder(Notebook, TorchFunctionMode):
         assert self.run is not None
         return self.run(function, args, kwargs)
 
-    def _replaced(self, call: Call) -> Any:
+    def _replaced(self, call: Call, rule: Callable[[Call], Any]) -> Any:
         """Run what stands in the place of a function that hides its attention."""
         try:
-            return REPLACED[call.raw_name](call)
+            return rule(call)
         except TraceError as error:
             if self.strict:
                 raise
@@ -100,14 +103,18 @@ class Recorder(Notebook, TorchFunctionMode):
     def _tag_result(self, call: Call) -> Any:
         if not call.tagged:
             return self._tag_constant(call)
-        rule = RULES.get(call.name)
+        rule = find_rule(call)
         tag: Any
         if rule is None:
             lost = call.first_lost()
-            tag = lost or Lost(self.at(f"'{call.name}' mixes tokens in a way relmap does not know"))
+            way_out = "; OPERATIONS.register can say what it does" if "." in call.name else ""
+            why = f"'{call.name}' mixes tokens in a way relmap does not know{way_out}"
+            tag = lost or Lost(self.at(why))
+            if "." in call.name:
+                self.hidden.append(tag.reason)  # attention of a library's own, perhaps
         else:
             try:
-                tag = rule(call)
+                tag = self._checked(call, rule(call))
             except TraceError as error:
                 if self.strict:
                     raise
@@ -121,6 +128,22 @@ class Recorder(Notebook, TorchFunctionMode):
             if isinstance(part, Tensor):
                 self.attach(part, self._kept(part, part_tag))
         return result
+
+    def _checked(self, call: Call, tag: Any) -> Any:
+        """The tag that a rule gave; that of a registered operation has to fit its result."""
+        entry = OPERATIONS.find(plain_name(call.raw_name)[0])
+        if entry is None or not isinstance(tag, Tokens) or not isinstance(call.result, Tensor):
+            return tag
+        numbers = tuple(tag.labels.values.shape)
+        pairs = zip(numbers, call.shape, strict=False)
+        if len(numbers) == len(call.shape) and all(one in (1, size) for one, size in pairs):
+            return tag
+        return Lost(
+            self.at(
+                f"the rule for the tokens of '{entry.name}' gives them the shape {numbers}, which "
+                f"does not fit the result's, {call.shape}"
+            )
+        )
 
     def _kept(self, tensor: Tensor, tag: Tag | None) -> Tag | None:
         """Drop the tag of tensors that carry no tokens: booleans, and integers made by counting."""

@@ -1,8 +1,8 @@
 """The table of rules: what every torch function does to tokens.
 
 Names stand for a function, its method, its operator and its in-place form alike. A rule gets the
-call and answers with the tag of the result. A function that is not in the table loses the tokens:
-a map that might be wrong is not drawn.
+call and answers with the tag of the result. A function that is neither in the table nor registered
+(see `operations.registered`) loses the tokens: a map that might be wrong is not drawn.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from relmap.trace.operations import (
     reductions,
     writes,
 )
+from relmap.trace.operations.registered import OPERATIONS
 
 Rule = Callable[[Call], Any]
 
@@ -117,3 +118,17 @@ REPLACED: dict[str, Rule] = {
     "multi_head_attention_forward": multi_head.multi_head_attention_forward,
     "__iter__": movement.iterate,
 }
+
+OPERATIONS.reserve("tokens", RULES.keys() | REPLACED.keys())
+
+
+def find_rule(call: Call) -> Rule | None:
+    """The rule for a call; an operation that was registered as another one is called like that."""
+    rule = RULES.get(call.name)
+    if rule is not None:
+        return rule
+    entry = OPERATIONS.find(call.name)
+    if entry is None or not isinstance(entry.tokens, str):
+        return None if entry is None else entry.tokens
+    call.name = entry.tokens
+    return RULES.get(call.name)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from relmap.errors import InputError, TraceError
+from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder, Run
 from relmap.trace.replay.tape import Tape, TapedRecorder
 from relmap.trace.tags import is_floating
@@ -79,6 +80,7 @@ def recording(
     `strict` goes on where tokens are lost, for methods that read nothing but what enters.
     """
     check_network(network)
+    OPERATIONS.discover()
     with _TURNS, ExitStack() as stack:
         modules = list(network.modules())
         stack.enter_context(evaluating(modules))

@@ -6,7 +6,20 @@ that are halved), `products`, `sums` and `passing` those of the relevance family
 `relmap.backwards` is such a table.
 """
 
-from relmap.backwards.operation_rules.interception import Backward, Interception, Passage
+from relmap.backwards.operation_rules import gradient, zplus
+from relmap.backwards.operation_rules.interception import (
+    MOVEMENT,
+    Backward,
+    Interception,
+    Passage,
+)
 from relmap.backwards.operation_rules.operation import Operation, Rule
+from relmap.trace.operations.registered import OPERATIONS
 
 __all__ = ["Backward", "Interception", "Operation", "Passage", "Rule"]
+
+OPERATIONS.reserve(
+    "gradient",
+    MOVEMENT | gradient.table(attention=gradient.ordinary, softmax=gradient.ordinary).keys(),
+)
+OPERATIONS.reserve("relevance", MOVEMENT | zplus.RULES.keys())

@@ -19,6 +19,7 @@ from relmap.backwards.operation_rules.operation import Operation, Passage, Rule,
 from relmap.errors import TraceError
 from relmap.trace.calls import function_name, plain_name
 from relmap.trace.operations import concatenation, movement, writes
+from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder
 from relmap.trace.table import RULES, drop
 
@@ -59,7 +60,8 @@ class Interception:
     ) -> Any:
         """Run one torch function."""
         raw = function_name(function)
-        name, in_place = plain_name(raw)
+        spelled, in_place = plain_name(raw)
+        name, registered = self._registered(spelled)
         if (in_place or kwargs.get("inplace")) and args:
             self.passage.overwrite(args[0])
         if name in MOVEMENT and not _adds_up(name, args, kwargs):
@@ -70,15 +72,24 @@ class Interception:
             return function(*args, **kwargs)
         if not any(passage.carries(one) for one in operands):
             return self._stopped(function(*args, **kwargs))
-        rule = self.backward.rules.get(name)
+        rule = registered or self.backward.rules.get(name)
         if rule is None:
-            return self._without_rule(name, function(*args, **kwargs))
-        return self._ruled(rule, name, raw, in_place, function, args, kwargs)
+            return self._without_rule(spelled, function(*args, **kwargs))
+        return self._ruled((rule, name), raw, in_place, function, args, kwargs)
+
+    def _registered(self, name: str) -> tuple[str, Rule | None]:
+        """The name under which an operation is looked up, and the rule it was registered with."""
+        entry = OPERATIONS.find(name)
+        if entry is None:
+            return name, None
+        rule = entry.relevance if self.backward.family == "relevance" else entry.gradient
+        return (rule, None) if isinstance(rule, str) else (name, rule)
 
     def _ruled(
-        self, rule: Rule, name: str, raw: str, in_place: bool, function: Callable[..., Any],
+        self, known: tuple[Rule, str], raw: str, in_place: bool, function: Callable[..., Any],
         args: tuple[Any, ...], kwargs: dict[str, Any],
     ) -> Any:  # fmt: skip
+        (rule, name), (spelled, _) = known, plain_name(raw)
         written: Tensor | None = None
         if in_place or kwargs.get("inplace"):
             written = args[0]
@@ -86,16 +97,30 @@ class Interception:
             args = (self.passage.mark_like(args[0].clone(), args[0]), *args[1:])
             kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
             if in_place:
-                function = getattr(torch, name, None) or getattr(torch.Tensor, name)
+                function = self._out_of_place(spelled)
         swapped = raw.startswith("__r") and len(args) == 2 and not raw.startswith("__round")
         if swapped:
             operator = function
             args, function = args[::-1], lambda one, other, **more: operator(other, one, **more)
-        result = rule(Operation(name, function, args, kwargs, self.passage))
+        result = rule(Operation(name, function, args, kwargs, self.passage, spelled))
         if written is None:
             return result
         with torch.enable_grad():
             return self.passage.mark_like(written.copy_(result), result)
+
+    def _out_of_place(self, name: str) -> Callable[..., Any]:
+        """The function that gives what an in-place one writes."""
+        library, dot, operation = name.partition(".")
+        places = [getattr(torch.ops, library)] if dot else [torch, torch.Tensor]
+        found = [getattr(place, operation or name, None) for place in places]
+        function = next((one for one in found if one is not None), None)
+        if function is None:
+            raise TraceError(
+                self.passage.recorder.at(
+                    f"'{name}_' writes in place, and there is no '{name}' to compute its value"
+                )
+            )
+        return function
 
     def _without_rule(self, name: str, result: Any) -> Any:
         """Sizes, comparisons and counts need no rule: nothing flows back through them."""
@@ -106,6 +131,7 @@ class Interception:
             self.passage.recorder.at(
                 f"the backward {self.backward.name!r} has no rule for '{name}', and a plain "
                 "gradient there would make a wrong map; use another backward"
+                + (", or register one with OPERATIONS.register" if "." in name else "")
             )
         )
 

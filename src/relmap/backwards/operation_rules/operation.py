@@ -147,8 +147,9 @@ class Passage:
 class Operation:
     """One call of a torch function that something flows back through.
 
-    `name` is shared by a function, its method and its operator; `args` are in the order of the
-    mathematical operands.
+    `name` is shared by a function, its method and its operator, and by an operation that was
+    registered as being like it, which messages call as it is `spelled`; `args` are in the order of
+    the mathematical operands.
     """
 
     name: str
@@ -156,6 +157,7 @@ class Operation:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     passage: Passage
+    spelled: str = ""
 
     def run(self, replaced: Mapping[int, Any] | None = None) -> Any:
         """The function's own result, with some operands (by id) replaced by others."""
@@ -183,7 +185,7 @@ class Operation:
 
     def refuse(self, why: str) -> TraceError:
         """An error that names the operation and where it ran."""
-        return TraceError(self.passage.recorder.at(f"'{self.name}' {why}"))
+        return TraceError(self.passage.recorder.at(f"'{self.spelled or self.name}' {why}"))
 
     def tag(self) -> Tokens | None:
         """Whose tokens the operands hold, if anything is known."""

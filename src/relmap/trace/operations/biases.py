@@ -10,13 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from relmap.trace.calls import Call
+from relmap.trace.calls import Call, plain_name
 from relmap.trace.graph import Activation, Bias, Link
 from relmap.trace.labels import Labels
+from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.tags import Constant, Pending, StateDraft, Tokens, activation, is_floating
 
 
@@ -32,7 +34,7 @@ class BiasDraft:
 
 def note_bias(call: Call) -> BiasDraft | None:
     """The bias in a call whose result holds tokens; None where it has none."""
-    read, result = _READERS.get(call.name), call.result
+    read, result = _reader(call), call.result
     if read is None or not isinstance(result, Tensor) or not is_floating(result):
         return None
     tag = call.notebook.tag(result)
@@ -43,6 +45,14 @@ def note_bias(call: Call) -> BiasDraft | None:
     if value is None or output is None or output.edge is None:
         return None
     return BiasDraft(tag.state, tag.pending, output, value.detach())
+
+
+def _reader(call: Call) -> Callable[[Call, Any], Tensor | None] | None:
+    entry = OPERATIONS.find(plain_name(call.raw_name)[0])
+    bias = None if entry is None else entry.bias
+    if bias is None:
+        return _READERS.get(call.name)
+    return _READERS[bias] if isinstance(bias, str) else bias
 
 
 def freeze_biases(
@@ -185,3 +195,5 @@ _READERS: dict[str, Callable[[Call, Tokens], Tensor | None]] = {
     **dict.fromkeys(("addmm", "baddbmm", "addbmm", "addmv"), _product_and_sum),
     **{f"conv{kind}{rank}d": _convolution for kind in ("", "_transpose") for rank in (1, 2, 3)},
 }
+
+OPERATIONS.reserve("bias", _READERS.keys())
