@@ -130,9 +130,7 @@ def follow_each(
         readout = {} if known.lost else _readout(known, gradients)
         if known.lost:
             _check_sources(gradients, needs)
-        passed = RecordedPass(
-            known, readout, gradients, needs, followed, outputs=tuple(read)
-        )
+        passed = RecordedPass(known, readout, gradients, needs, followed, outputs=tuple(read))
         if passage is not None and relevant:
             passed = _with_relevance(passed, recorded, (tensors, starts), passage, more)
         yield passed
