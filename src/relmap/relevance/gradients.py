@@ -101,13 +101,13 @@ def follow_each(
     """
     tensors: list[Tensor] = []
     graph, kept, stray, followed = None, [], [], frozenset[int]()
-    needs = frozenset(read_needs(needs))
+    declared = frozenset(read_needs(needs))
     for count, values in enumerate(targets, start=1):
         read, starts = _read_outputs(copied, values)
         if graph is None or [id(one) for one in read] != [id(one) for one in tensors]:
-            tensors, graph = read, _graph(recorded, read, len(values), needs)
+            tensors, graph = read, _graph(recorded, read, len(values), declared)
             stray = _stray_attentions(recorded, graph)
-            wanted = [*_activations(graph, needs & GRADIENTS), *stray]
+            wanted = [*_activations(graph, declared & GRADIENTS), *stray]
             followed = frozenset(map(id, wanted))
             kept = [one for one in wanted if one.edge is not None]
         edges = [one.edge for one in kept if one.edge is not None]
@@ -123,14 +123,14 @@ def follow_each(
         pairs = zip(kept, found, strict=True)
         gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
         missed = _missed(stray, gradients)
-        if missed and reads_graph(needs):
+        if missed and reads_graph(declared):
             raise TraceError(missed)
         read = [(one.detach(), start) for one, start in zip(tensors, starts, strict=True)]
         known = replace(graph, lost=missed) if missed else graph
         readout = {} if known.lost else _readout(known, gradients)
         if known.lost:
-            _check_sources(gradients, needs)
-        passed = RecordedPass(known, readout, gradients, needs, followed, outputs=tuple(read))
+            _check_sources(gradients, declared)
+        passed = RecordedPass(known, readout, gradients, declared, followed, outputs=tuple(read))
         if passage is not None and relevant:
             passed = _with_relevance(passed, recorded, (tensors, starts), passage, more)
         yield passed

@@ -128,7 +128,8 @@ def find_rule(call: Call) -> Rule | None:
     if rule is not None:
         return rule
     entry = OPERATIONS.find(call.name)
-    if entry is None or not isinstance(entry.tokens, str):
-        return None if entry is None else entry.tokens
-    call.name = entry.tokens
+    registered = None if entry is None else entry.tokens
+    if not isinstance(registered, str):
+        return registered
+    call.name = registered
     return RULES.get(call.name)
