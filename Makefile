@@ -10,7 +10,7 @@ INSTALL = -m pip install --quiet --disable-pip-version-check -c constraints.txt
 RUN = HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 OMP_NUM_THREADS=1
 
 # torchvision comes with timm and openclip, and changes what transformers does: they stand apart.
-MAIN_EXTRAS = plot,train,captions,evaluate,ray
+MAIN_EXTRAS = plot,sound,train,captions,evaluate,ray
 VISION_EXTRAS = timm,openclip
 
 .PHONY: demo check test test-main test-vision test-bare clean

@@ -13,6 +13,7 @@ EXTRAS: dict[str, str] = {
     "timm": "timm models",
     "openclip": "open_clip models",
     "plot": "pictures",
+    "sound": "sound files that are not wave files",
     "train": "training recipes",
     "captions": "caption metrics",
     "evaluate": "evaluation tables",

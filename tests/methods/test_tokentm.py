@@ -22,6 +22,7 @@ from relmap.methods import METHODS
 from relmap.methods.tokentm import tokentm, tokentm_maps
 from relmap.relevance.maps import read_rows
 from relmap.relevance.token_changes import head_outputs
+from relmap.relevance.token_rows import to_rows
 from relmap.relevance.traced_pass import RecordedPass
 from relmap.request.request import following, read_request
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from relmap.relevance.gradients import copy_output, follow_back
+from relmap.relevance.gradients import copy_output, follow_each
 from relmap.relevance.rows import RecordedPass
 from relmap.trace import recording
 
@@ -25,7 +25,7 @@ def followed(
         copied = copy_output(recorded.output)
         with torch.enable_grad():
             values = target(copied.output)
-        passed = follow_back(recorded, copied, values, EVERYTHING)
+        (passed,) = follow_each(recorded, copied, [values], EVERYTHING)
         with torch.no_grad():
             yield passed
 

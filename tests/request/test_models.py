@@ -178,3 +178,9 @@ class TestDescribing:
     def test_what_is_no_model(self, other):
         with pytest.raises(InputError):
             describe(other)
+
+
+@pytest.mark.parametrize("dtype", ["float31", "int64", "nn"])
+def test_what_no_network_computes_in_is_refused(dtype):
+    with pytest.raises(InputError, match=f"numbers cannot be '{dtype}': try 'float32'"):
+        load("nowhere", dtype=dtype)

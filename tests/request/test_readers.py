@@ -1,6 +1,7 @@
 """Pictures, sounds and texts as people hand them in, and the forward's arguments made ready."""
 
 import io
+import sys
 import wave
 
 import numpy as np
@@ -129,6 +130,22 @@ def test_sounds_of_arrays_are_mixed_and_scaled():
 def test_what_is_no_sound_is_refused(audio):
     with pytest.raises(InputError):
         read_audio(audio, 16000)
+
+
+@pytest.mark.parametrize(("ending", "subtype"), [("flac", "PCM_16"), ("wav", "FLOAT")])
+def test_other_sound_files_are_read_by_soundfile(tmp_path, ending, subtype):
+    soundfile = pytest.importorskip("soundfile", reason="needs the extra 'sound'")
+    stereo = np.stack([tone(8000), np.zeros_like(tone(8000))], axis=1)
+    soundfile.write(tmp_path / f"a.{ending}", stereo, 8000, subtype=subtype)
+    samples = read_audio(tmp_path / f"a.{ending}", 8000)
+    assert np.abs(samples - tone(8000) / 2).max() < 1e-4
+
+
+def test_other_sound_files_name_the_extra_that_reads_them(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "soundfile", None)
+    (tmp_path / "a.flac").write_bytes(b"fLaC" + bytes(100))
+    with pytest.raises(InputError, match=r"a\.flac.*need the extra 'sound': pip install"):
+        read_audio(tmp_path / "a.flac", 8000)
 
 
 def test_a_corrupt_wave_file_is_named(tmp_path):

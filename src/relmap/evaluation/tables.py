@@ -236,11 +236,6 @@ def _mean(quantity: str, values: Mapping[str, np.ndarray]) -> float:
     return float(values[quantity].mean())
 
 
-def _arrays(rows: Sequence[Mapping[str, Any]]) -> Values:
-    kinds = {name: object if name == "detail" else float for name in rows[0]}
-    return {name: np.array([row[name] for row in rows], kind) for name, kind in kinds.items()}
-
-
 def _interval(
     samples: Sequence[Values], whole: Summary, plan: Plan, mean: bool
 ) -> tuple[float | None, float | None]:

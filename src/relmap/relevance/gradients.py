@@ -70,21 +70,6 @@ def _like(value: dict[Any, Any], parts: dict[Any, Any]) -> Any:
     return type(value)(parts)
 
 
-def follow_back(
-    recorded: Recorded,
-    copied: OutputCopy,
-    values: Float[Tensor, " batch"],
-    needs: Sequence[str],
-) -> RecordedPass:
-    """The token graph under the target, with the gradients a method needs.
-
-    Raises:
-        TraceError: the target reads no token, or reads attention that was not followed.
-    """
-    (found,) = follow_each(recorded, copied, [values], needs)
-    return found
-
-
 def follow_each(
     recorded: Recorded,
     copied: OutputCopy,

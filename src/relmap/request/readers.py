@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from relmap.errors import InputError
+from relmap.errors import InputError, MissingExtraError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,15 +60,16 @@ def read_image(image: Any) -> Image:
 def read_audio(audio: Any, rate: int) -> np.ndarray:
     """A mono waveform at `rate` samples a second, floating numbers about -1..1.
 
-    A wave file, or a mapping with "array" and "sampling_rate", is resampled where its rate differs;
+    A sound file, or a mapping with "array" and "sampling_rate", is resampled to `rate`;
     an array or a tensor is taken to have the right rate.
 
     Raises:
-        InputError: There is no such file, it is no wave file of whole numbers, or it is empty.
+        InputError: There is no such file, it is empty, or it cannot be read: wave files of whole
+            numbers always can, others (FLAC, OGG, MP3) with soundfile, the extra `sound`.
     """
     found = rate
     if isinstance(audio, str | os.PathLike):
-        samples, found = _open_wave(_existing_file(audio, "audio"))
+        samples, found = _open_sound(_existing_file(audio, "audio"))
     elif isinstance(audio, Mapping):
         if not {"array", "sampling_rate"} <= set(audio):
             raise InputError("Audio as a mapping needs the keys 'array' and 'sampling_rate'.")
@@ -215,16 +216,30 @@ def _check_range(array: np.ndarray, top: float) -> None:
         )
 
 
-def _open_wave(file: Path) -> tuple[np.ndarray, int]:
+def _open_sound(file: Path) -> tuple[np.ndarray, int]:
+    """The waveform of a file and its rate: of whole numbers by Python itself, else by soundfile."""
     try:
-        with wave.open(str(file), "rb") as sound:
-            width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
-            frames = sound.readframes(sound.getnframes())
+        return _open_wave(file)
     except (wave.Error, EOFError, OSError) as error:
+        reason = str(error)
+    try:
+        import soundfile
+    except ImportError as error:
         raise InputError(
-            f"The audio {str(file)!r} cannot be read: {error}. Wave files of whole numbers are "
-            f"read; other formats go in as an array."
+            f"The audio {str(file)!r} cannot be read: {reason}. Wave files of whole numbers are "
+            f"read as they are. {MissingExtraError('sound')}"
         ) from error
+    try:
+        samples, rate = soundfile.read(file, dtype="float32", always_2d=True)
+    except soundfile.SoundFileError as error:
+        raise InputError(f"The audio {str(file)!r} cannot be read: {error}") from error
+    return samples.mean(axis=1), rate
+
+
+def _open_wave(file: Path) -> tuple[np.ndarray, int]:
+    with wave.open(str(file), "rb") as sound:
+        width, channels, rate = sound.getsampwidth(), sound.getnchannels(), sound.getframerate()
+        frames = sound.readframes(sound.getnframes())
     if width == 3:  # numpy has no 24-bit numbers: shift each into the top of 32 bits
         triples = np.frombuffer(frames[: len(frames) // 3 * 3], np.uint8).reshape(-1, 3)
         padded = np.concatenate([np.zeros((len(triples), 1), np.uint8), triples], axis=1)

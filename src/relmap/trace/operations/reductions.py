@@ -76,7 +76,7 @@ def _reduced_pair(call: Call, pair: Pair) -> Tag:
 
 def _reduced_axes(call: Call) -> tuple[int, ...]:
     rank = call.operands[0].ndim
-    position = 2 if call.name in ("norm", "logsumexp_") else 1
+    position = 2 if call.name == "norm" else 1
     dims = call.argument(position, "dim", None)
     if dims is None:
         dims = call.kwargs.get("axis")
