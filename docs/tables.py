@@ -46,6 +46,7 @@ NEEDS = {
     "graph": "the token graph",
     "attention": "attention maps",
     "attention-gradient": "their gradient",
+    "contribution": "(A * dA) as a whole, in whose place comes what a mixer's tokens contribute",
     "join-gradient": "gradients of residual stream and attention branch",
     "stream-gradient": "gradients of the residual stream",
     "bias-gradient": "gradients of biases",

@@ -286,6 +286,7 @@ def decision(kind):
     "TimesFmModelForPrediction",
     attentions=2,
     refused="list of tensors",
+    sources=False,
     target=lambda output: output.mean_predictions.mean(-1),
 )
 def times_fm(kind):

@@ -94,9 +94,9 @@ def align(kind):
 @architecture(
     "GroupViT",
     "GroupViTModel",
-    attentions=6,
+    attentions=5,
     eager_only=True,
-    refused="told apart",  # an MLP across the group tokens makes each of all
+    mixers=2,  # an MLP across the group tokens makes each of all
 )
 def group_vit(kind):
     # Text 2, vision 2, the groups look at the patches, and the patches are assigned to the groups.

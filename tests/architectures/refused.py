@@ -1,4 +1,4 @@
-"""Architectures without an exact token graph: no attention at all, or one that hides its tokens."""
+"""Architectures that mix tokens by something else than softmax attention, or have no token graph."""
 
 from . import targets
 from .audio_and_series import SERIES, history
@@ -10,16 +10,14 @@ from .samples import DECODER, ENCODER, LABELS, pixels, prompt, text, words
 @architecture(
     "Nystromformer",
     "NystromformerForSequenceClassification",
-    attentions=6,  # landmarks stand between queries and keys: three softmaxes a layer
-    refused="linear",
+    attentions=0,
+    mixers=2,  # landmarks stand between queries and keys: three softmaxes a layer
     eager_only=True,
     num_landmarks=4,
     segment_means_seq_len=8,
     conv_kernel_size=3,
 )
-@architecture(
-    "YOSO", "YosoForSequenceClassification", attentions=0, refused="linear", eager_only=True
-)
+@architecture("YOSO", "YosoForSequenceClassification", attentions=0, mixers=2, eager_only=True)
 @architecture(
     "MRA", "MraForSequenceClassification", attentions=0, refused="linear", eager_only=True
 )
@@ -27,18 +25,18 @@ def encoder(kind, **changes):
     return kind.config_class(**ENCODER, **LABELS, **changes), {"input_ids": words(length=8)}
 
 
-@architecture("FNet", "FNetForSequenceClassification", attentions=0, refused="fft", eager_only=True)
+@architecture("FNet", "FNetForSequenceClassification", attentions=0, mixers=2, eager_only=True)
 def fnet(kind):
     return kind.config_class(**ENCODER, **LABELS), {"input_ids": words()}
 
 
-@architecture("RWKV", "RwkvForCausalLM", attentions=0, refused="linear", eager_only=True)
-@architecture("Mamba", "MambaForCausalLM", attentions=0, refused="state", eager_only=True)
+@architecture("RWKV", "RwkvForCausalLM", attentions=0, mixers=2, eager_only=True)
+@architecture("Mamba", "MambaForCausalLM", attentions=0, mixers=2, eager_only=True)
 @architecture(
     "Mamba-2",
     "Mamba2ForCausalLM",
     attentions=0,
-    refused="state",
+    mixers=2,
     eager_only=True,
     num_heads=4,
     head_dim=8,
@@ -50,7 +48,7 @@ def fnet(kind):
     "xLSTM",
     "xLSTMForCausalLM",
     attentions=0,
-    refused="lstm",
+    mixers=2,
     eager_only=True,
     num_heads=2,
     chunk_size=4,
@@ -66,7 +64,7 @@ def no_attention(kind, **changes):
     "Qwen3-Next",
     "Qwen3NextForCausalLM",
     attentions=1,
-    refused="linear",
+    mixers=1,
     layer_types=["linear_attention", "full_attention"],
     head_dim=8,
     linear_key_head_dim=8,
@@ -82,7 +80,7 @@ def no_attention(kind, **changes):
     "MiniMax",
     "MiniMaxForCausalLM",
     attentions=1,
-    refused="linear",
+    mixers=1,
     layer_types=["linear_attention", "full_attention"],
     num_local_experts=2,
     head_dim=8,
@@ -91,14 +89,15 @@ def no_attention(kind, **changes):
     "RecurrentGemma",
     "RecurrentGemmaForCausalLM",
     attentions=1,
-    refused="state",
+    mixers=1,
+    approximate=True,
     block_types=["recurrent", "attention"],
 )
 @architecture(
     "Jamba",
     "JambaForCausalLM",
     attentions=1,
-    refused="state",
+    mixers=1,
     attn_layer_period=2,
     attn_layer_offset=1,
     num_experts=2,
@@ -110,7 +109,7 @@ def no_attention(kind, **changes):
     "Bamba",
     "BambaForCausalLM",
     attentions=1,
-    refused="state",
+    mixers=1,
     attn_layer_indices=[1],
     mamba_n_heads=4,
     mamba_d_head=8,
@@ -121,7 +120,7 @@ def no_attention(kind, **changes):
     "Falcon-H1",
     "FalconH1ForCausalLM",
     attentions=2,
-    refused="state",
+    mixers=2,
     mamba_n_heads=4,
     mamba_d_head=8,
     mamba_d_ssm=32,
@@ -224,7 +223,7 @@ TWO_LEVELS = {
     "DeformableDETR",
     "DeformableDetrForObjectDetection",
     attentions=2,  # the decoder's self-attentions; the four others sample points
-    refused="deformable",
+    mixers=4,
 )
 def deformable_detr(kind):
     return kind.config_class(**TWO_LEVELS), {"pixel_values": pixels(size=32)}
@@ -245,7 +244,7 @@ def grounding_dino(kind):
 
 
 @architecture(
-    "RT-DETR", "RTDetrForObjectDetection", attentions=3, refused="deformable", eager_only=True
+    "RT-DETR", "RTDetrForObjectDetection", attentions=3, mixers=2, approximate=True, eager_only=True
 )
 def rt_detr(kind):
     config = kind.config_class(
@@ -270,7 +269,8 @@ def rt_detr(kind):
     "Mask2Former",
     "Mask2FormerForUniversalSegmentation",
     attentions=8,
-    refused="deformable",
+    mixers=4,
+    approximate=True,
     eager_only=True,
     target=targets.token("class_queries_logits"),
 )
@@ -297,7 +297,7 @@ def mask2former(kind):
     "Autoformer",
     "AutoformerForPrediction",
     attentions=0,
-    refused="fft",
+    mixers=1,
     eager_only=True,
     label_length=2,
     target=targets.mean("encoder_last_hidden_state"),
@@ -305,8 +305,9 @@ def mask2former(kind):
 @architecture(
     "Informer",
     "InformerForPrediction",
-    attentions=6,
-    refused="cumsum",
+    attentions=1,
+    mixers=5,
+    approximate=True,
     eager_only=True,
     target=targets.mean("encoder_last_hidden_state"),
 )
@@ -314,7 +315,9 @@ def series(kind, **changes):
     return kind.config_class(**SERIES, **changes), history()
 
 
-@architecture("Florence-2", "Florence2ForConditionalGeneration", attentions=8, refused="channel")
+@architecture(
+    "Florence-2", "Florence2ForConditionalGeneration", attentions=8, mixers=2, approximate=True
+)
 def florence2(kind):
     # Windows 2, channels 2 (refused), and an encoder-decoder of one layer on either side.
     config = kind.config_class(

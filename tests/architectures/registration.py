@@ -36,9 +36,10 @@ class Architecture:
     """What is known of an architecture before anything is recorded.
 
     `attentions` counts the attentions that one forward executes: products of weights with values,
-    not layers. `unread` says how many of them the target does not depend on. `refused` is a word of
-    the reason why the model has no exact token graph; unless `sources` is False, methods that read
-    nothing but the tokens that enter explain it all the same. `approximate` marks a local
+    not layers. `mixers` counts the parts that mix tokens by something else; attentions inside of
+    them do not count. `unread` says how many attentions the target does not depend on. `refused` is
+    a word of the reason why the model has no token graph; unless `sources` is False, methods that
+    read nothing but the tokens that enter explain it all the same. `approximate` marks a local
     convolution or pooling between the tokens and their queries, keys or values; `local` marks one
     elsewhere.
     """
@@ -49,6 +50,7 @@ class Architecture:
     attentions: int
     unread: int = 0
     class_name: str | None = None
+    mixers: int = 0
     refused: str | None = None
     sources: bool = True
     approximate: bool = False

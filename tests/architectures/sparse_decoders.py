@@ -64,12 +64,8 @@ INDEX = {**LATENT, "index_n_heads": 2, "index_head_dim": 8, "index_topk": 3}
 @architecture(
     "Jina-embeddings-v3", "JinaEmbeddingsV3ForSequenceClassification", attentions=2, **LABELS
 )
-@architecture(
-    "OLMo-hybrid", "OlmoHybridForCausalLM", attentions=1, refused="linear", num_hidden_layers=2
-)
-@architecture(
-    "FalconMamba", "FalconMambaForCausalLM", attentions=0, refused="state", eager_only=True
-)
+@architecture("OLMo-hybrid", "OlmoHybridForCausalLM", attentions=1, mixers=1, num_hidden_layers=2)
+@architecture("FalconMamba", "FalconMambaForCausalLM", attentions=0, mixers=2, eager_only=True)
 @architecture(
     "Inkling",
     "InklingForCausalLM",

@@ -23,6 +23,7 @@ def check_architecture(name: str, implementation: str | None) -> None:
     result = relmap.explain(built.network, target=built.target, **built.inputs)
     assert result.meta["attentions"] == expected.attentions
     assert result.meta["explained_attentions"] <= expected.attentions
+    assert len(result.meta["mixers"]) == expected.mixers
     if expected.approximate:
         assert result.meta["approximate"]
     elif not expected.local:

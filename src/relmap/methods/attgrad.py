@@ -14,7 +14,7 @@ from relmap.relevance.rows import RecordedPass
     "attgrad",
     aliases=("attention-x-gradient", "att-grad"),
     reference="Liu et al., ICML 2022 (Faithfulness Violation Test); Barkan et al. 2021",
-    needs=("attention", "attention-gradient"),
+    needs=("attention", "attention-gradient", "contribution"),
     target_dependent=True,
 )
 def attgrad(passed: RecordedPass, *, layer: int = -1) -> dict[int, Tensor]:

@@ -48,7 +48,7 @@ def genatt_maps(
     "genatt",
     aliases=("generic-attention", "transformer-mm", "chefer-2021b"),
     reference="Chefer, Gur & Wolf, ICCV 2021, eq. 5-11",
-    needs=("attention", "attention-gradient"),
+    needs=("attention", "attention-gradient", "contribution"),
     target_dependent=True,
     maps=genatt_maps,
 )

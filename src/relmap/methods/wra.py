@@ -35,7 +35,7 @@ def wra_maps(passed: RecordedPass, **options: Any) -> Maps:
     "wra",
     aliases=("weighted-relevance-accumulation",),
     reference="Huang et al., MM Asia 2023 (arXiv 2308.10240), eq. 1-15",
-    needs=("attention", "attention-gradient", "join-gradient"),
+    needs=("attention", "attention-gradient", "contribution", "join-gradient"),
     target_dependent=True,
     maps=wra_maps,
 )

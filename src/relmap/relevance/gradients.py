@@ -21,6 +21,7 @@ from torch.utils.checkpoint import CheckpointError
 from relmap.backwards.operation_rules import Passage
 from relmap.errors import InputError, TraceError
 from relmap.relevance.attention_maps import per_token, wide
+from relmap.relevance.mixer_rows import without_map
 from relmap.relevance.needs import GRADIENTS, Need, read_needs, reads_graph
 from relmap.relevance.traced_pass import RecordedPass, activations_of
 from relmap.trace import Recorded, build_graph, graph_of_sources
@@ -103,7 +104,8 @@ def follow_each(
             )
         more = count < len(targets)
         relevant = passage is not None and passage.family == "relevance"
-        again = more or relevant
+        # A mixer is asked for the Jacobian of its part of the pass.
+        again = more or relevant or bool(graph.mixers)
         found = _follow(tensors, edges, starts, again)
         pairs = zip(kept, found, strict=True)
         gradients = {id(one): gradient for one, gradient in pairs if gradient is not None}
@@ -130,12 +132,14 @@ def _graph(
         TraceError: the trace was lost, and the method reads it.
     """
     try:
-        return build_graph(recorded, read, batch)
+        graph = build_graph(recorded, read, batch)
     except TraceError as error:
         if reads_graph(needs):
             raise
-        lost = str(error)
-    return graph_of_sources(recorded, batch, lost)
+        return graph_of_sources(recorded, batch, str(error))
+    if graph.mixers and reads_graph(needs) and Need.CONTRIBUTION not in needs:
+        raise TraceError(without_map(graph.mixers[0]))
+    return graph
 
 
 def _follow(
@@ -248,8 +252,11 @@ def _check_sources(gradients: dict[int, Tensor], needs: Collection[Need]) -> Non
 
 def _stray_attentions(recorded: Recorded, graph: TokenGraph) -> list[Activation]:
     known = {id(attention.output) for attention in graph.attentions}
-    drafts = recorded.recorder.attentions
-    return [draft.output for draft in drafts if id(draft.output) not in known]
+    drafts, inside = recorded.recorder.attentions, recorded.recorder.absorbed
+    return [
+        draft.output for draft in drafts
+        if id(draft.output) not in known and draft.index not in inside
+    ]  # fmt: skip
 
 
 def _missed(stray: Sequence[Activation], gradients: dict[int, Tensor]) -> str:

@@ -31,6 +31,8 @@ class Need(StrEnum):
     """dA: the gradient of every attention's output, of which it is made."""
     ATTENTION_RELEVANCE = "attention-relevance"
     """R_A: the relevance of every attention's output, of which it is made."""
+    CONTRIBUTION = "contribution"
+    """A * dA as one, so that what a mixer's tokens contribute can take its place."""
     JOIN_GRADIENT = "join-gradient"
     """Value and gradient of both addends of every residual join."""
     STREAM_GRADIENT = "stream-gradient"

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from relmap.errors import InputError, TraceError
 from relmap.relevance.attention_maps import Tile, per_token, tiles
+from relmap.relevance.mixer_rows import mixer_rows
 from relmap.relevance.traced_pass import RecordedPass as RecordedPass
 from relmap.trace.graph import Attention, Link, State, TokenGraph
 
@@ -180,6 +181,9 @@ def mixing(
         active = (queries.to(tokens.device)[tokens.clamp_min(0)] != 0) & (tokens >= 0)
         rows = rows[active.any(dim=0)]
     rows = rows.to(call.value.device)
+    if call.is_mixer:
+        yield from mixer_rows(passed, rule.mix if rule.gradient else None, call, rows)
+        return
     gradient = passed.gradient(call.output) if rule.gradient else None
     if rule.gradient and gradient is None:
         gradient = call.value.new_zeros(call.output.shape)

@@ -24,7 +24,12 @@ def activations_of(graph: TokenGraph, need: Need) -> list[Activation]:
     """The activations whose gradient, or relevance, a need stands for."""
     found: list[Activation | None] = []
     match need:
-        case Need.ATTENTION | Need.ATTENTION_GRADIENT | Need.ATTENTION_RELEVANCE:
+        case (
+            Need.ATTENTION
+            | Need.ATTENTION_GRADIENT
+            | Need.ATTENTION_RELEVANCE
+            | Need.CONTRIBUTION
+        ):
             found += [attention.output for attention in graph.attentions]
         case Need.BIAS_GRADIENT:
             found += [bias.output for bias in graph.biases or ()]

@@ -57,8 +57,9 @@ def provenance(
         "dtype": str(graph.blank.dtype).removeprefix("torch."),
         "device": str(graph.device()),
         "attentions": graph.calls,
-        "explained_attentions": len(graph.attentions),
+        "explained_attentions": sum(not one.is_mixer for one in graph.attentions),
         "trace": graph.grade,
+        "mixers": list(graph.mixers),
         "approximate": list(graph.approximate),
     }
 

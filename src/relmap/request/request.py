@@ -121,7 +121,7 @@ def following(
         readers = [Choices(partial(resolve, target, context=context)) for target in targets]
         with torch.enable_grad():
             resolved = [reader.read(copied.output) for reader in readers]
-        passage = passages[0] if passages else None
+        passage = passages[-1] if passages else None  # of the pass that counts
         passes = follow_each(recorded, copied, [one.values for one in resolved], needs, passage)
         yield _followed(asked, recorded, passes, resolved, readers)
 

@@ -108,7 +108,8 @@ def _batch_axes(
         if math.prod(state.shape) == state.tokens else []
         for state in states
     ]  # fmt: skip
-    for attention in attentions if batch > 1 else ():
+    told = [one for one in attentions if not one.is_mixer]  # a mixer has no groups
+    for attention in told if batch > 1 else ():
         for index, tokens in (
             (attention.query_state, attention.row_tokens),
             (attention.key_state, attention.column_tokens),
@@ -176,6 +177,8 @@ def _hand_down(
         found[link.parent] = theirs
     for index in state.attentions:
         attention = attentions[index]
+        if attention.is_mixer:
+            continue
         if found[attention.key_state] is None and state.rows is None:
             rows = torch.where(attention.row_tokens < 0, UNKNOWN, mine[attention.row_tokens])
             theirs = torch.full((states[attention.key_state].tokens,), UNKNOWN)

@@ -47,6 +47,7 @@ class Notebook:
         self.keep_values = keep_values
         self.states: list[StateDraft] = []
         self.attentions: list[AttentionDraft] = []
+        self.absorbed: set[int] = set()  # attentions inside a mixer, by index
         self.hidden: list[str] = []
         self._flags: list[tuple[Node, str]] = []
         self.module_names = {id(module): name for name, module in network.named_modules()}

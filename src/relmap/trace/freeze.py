@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from relmap.errors import TraceError
+from relmap.trace.ancestry import ancestors, final_groups, output_tensors, scrambled
 from relmap.trace.batch_axis import pass_examples_on, token_examples
 from relmap.trace.graph import Activation, Attention, Link, State, StateKind, TokenGraph
 from relmap.trace.labels import Labels
+from relmap.trace.mixers import regrouped
 from relmap.trace.operations.biases import freeze_biases
 from relmap.trace.recorder import Recorder
 from relmap.trace.sources import find_sources
-from relmap.trace.tags import AttentionDraft, Lost, Pair, StateDraft, Tokens
+from relmap.trace.tags import AttentionDraft, StateDraft
 from relmap.trace.tracing import Recorded, recording
 
 
@@ -39,32 +41,21 @@ def record(network: nn.Module, **inputs: Any) -> TokenGraph:
         return build_graph(recorded, output_tensors(recorded.output))
 
 
-@dataclass(frozen=True, eq=False)
-class _Needed:
-    states: list[StateDraft]
-    attentions: list[AttentionDraft]
-
-
-def output_tensors(output: Any) -> list[Tensor]:
-    """All floating tensors of a model output."""
-    if isinstance(output, Tensor):
-        return [output] if output.dtype.is_floating_point else []
-    if isinstance(output, dict):
-        return [tensor for value in output.values() for tensor in output_tensors(value)]
-    if isinstance(output, (tuple, list)):
-        return [tensor for value in output for tensor in output_tensors(value)]
-    return []
-
-
 def build_graph(
     recorded: Recorded, outputs: Sequence[Tensor], batch: int | None = None
 ) -> TokenGraph:
     """The graph of everything that the given output tensors were made of."""
     recorder = recorded.recorder
-    groups = _final_groups(recorder, outputs)
+    groups = final_groups(recorder, outputs)
     if not groups:
         raise TraceError("no output of the network was made of tokens that relmap recorded")
-    needed = _ancestors([draft for group in groups for draft in group])
+    needed = ancestors([draft for group in groups for draft in group])
+    mixed = scrambled(needed.states)
+    if mixed is not None:
+        raise TraceError(
+            "relmap cannot follow the tokens of this network: a matrix over the tokens mixes them, "
+            f"and no part of the network around it takes tokens and returns them, in {mixed.module}"
+        )
     number = {id(draft): index for index, draft in enumerate(needed.states)}
     calls = {draft.index: index for index, draft in enumerate(needed.attentions)}
     onward = _onward(recorder)
@@ -82,71 +73,41 @@ def build_graph(
     pass_examples_on(recorder.states, size)
     return TokenGraph(
         states=tuple(states),
-        attentions=attentions,
+        attentions=tuple(_grouped(one, examples, size) for one in attentions),
         finals=tuple(tuple(number[id(draft)] for draft in group) for group in groups),
         sources=find_sources(recorded, needed.states, states, attentions, examples, size),
         batch=size,
         examples=examples,
         approximate=recorder.approximations(needed.attentions),
-        calls=len(recorder.attentions),
+        calls=_softmaxes(recorder),
         biases=None if noted is None else freeze_biases(noted, needed.states, number),
         blank=attentions[0].value.new_empty(0),
     )
 
 
+def _softmaxes(recorder: Recorder) -> int:
+    """How many attentions ran outside of mixers."""
+    return sum(
+        draft.index not in recorder.absorbed and "entered" not in draft.arrays
+        for draft in recorder.attentions
+    )
+
+
+def _grouped(call: Attention, examples: Sequence[Tensor], batch: int) -> Attention:
+    """A mixer with one group for each example; attentions have groups already."""
+    if not call.is_mixer:
+        return call
+    columns = regrouped(call.column_tokens, examples[call.key_state], batch)
+    return replace(
+        call,
+        row_tokens=regrouped(call.row_tokens, examples[call.query_state], batch),
+        column_tokens=columns,
+        value=call.value.new_empty(*columns.shape, 0)[:, None],
+    )
+
+
 def _batch_size(recorded: Recorded) -> int:
     return next(iter(recorded.inputs.values())).shape[0]
-
-
-def _final_groups(recorder: Recorder, outputs: Sequence[Tensor]) -> list[list[StateDraft]]:
-    groups: list[list[StateDraft]] = []
-    for tensor in outputs:
-        tag = recorder.tag(tensor)
-        if isinstance(tag, Lost):
-            raise TraceError(f"relmap cannot follow the tokens of this network: {tag.reason}")
-        sides = [tag.rows, tag.columns] if isinstance(tag, Pair) else [tag]
-        for side in sides:
-            if not isinstance(side, Tokens):
-                continue
-            if side.state.kind == "input":
-                continue
-            group = _final_states(recorder.settle(side, tensor).state)
-            if group not in groups:
-                groups.append(group)
-    return groups
-
-
-def _final_states(draft: StateDraft) -> list[StateDraft]:
-    """The states that the output reads: merges and sums at the end are read through."""
-    if draft.kind not in ("merge", "sum"):
-        return [draft]
-    parents = list(dict.fromkeys(parent for parent, _, _ in draft.links))
-    if draft.kind == "sum" and any(
-        one is not other and one in _ancestors([other]).states
-        for one in parents
-        for other in parents
-    ):
-        return [draft]
-    found: list[StateDraft] = []
-    for parent in parents:
-        found += [one for one in _final_states(parent) if one not in found]
-    return found
-
-
-def _ancestors(finals: Iterable[StateDraft]) -> _Needed:
-    waiting, seen = list(finals), {}
-    attentions: dict[int, AttentionDraft] = {}
-    while waiting:
-        draft = waiting.pop()
-        if id(draft) in seen:
-            continue
-        seen[id(draft)] = draft
-        waiting += [parent for parent, _, _ in draft.links]
-        for attention in draft.attentions:
-            attentions[attention.index] = attention
-            waiting += [attention.query.state, attention.key.state]
-    order = sorted(seen.values(), key=lambda draft: (draft.kind != "learned", draft.index))
-    return _Needed(order, [attentions[index] for index in sorted(attentions)])
 
 
 def freeze_state(

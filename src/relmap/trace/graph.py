@@ -84,6 +84,9 @@ class Attention:
     the key state; `row_copies` says how many rows each query token has in this call where some have
     more than one.
 
+    A *mixer* is a part of the network that mixes tokens by something else: it has no map and no
+    values, `entered` holds the tokens as they went in, and `output` those that came out.
+
     Only where a method runs the network again: `value_input` is what the value projection read,
     `value_output` the value vectors as the network has them, `lay_values` brings those into the
     layout of `value`.
@@ -109,6 +112,12 @@ class Attention:
     value_input: Activation | None = None
     value_output: Activation | None = None
     lay_values: Callable[[Tensor], Tensor] | None = None
+    entered: tuple[Activation, ...] = ()
+
+    @property
+    def is_mixer(self) -> bool:
+        """Whether the call mixes tokens by something else than softmax attention."""
+        return bool(self.entered)
 
     @property
     def groups(self) -> int:
@@ -221,8 +230,15 @@ class TokenGraph:
         return self.blank.device
 
     @property
+    def mixers(self) -> tuple[str, ...]:
+        """The parts of the network that mix tokens by something else than softmax attention."""
+        return tuple(dict.fromkeys(one.module for one in self.attentions if one.is_mixer))
+
+    @property
     def grade(self) -> str:
-        """How far the trace can be trusted: "exact", "approximate" or "sources only"."""
+        """How far the trace can be trusted: exact, mixers, approximate or sources only."""
         if self.lost:
             return "sources only"
+        if self.mixers:
+            return "mixers"
         return "approximate" if self.approximate else "exact"

@@ -66,7 +66,7 @@ _TABLE: dict[Rule, str] = {
         alpha_dropout dropout1d dropout2d dropout3d reciprocal floor_divide xlogy expm1
         softshrink hardshrink
         rrelu sinc quantize_per_tensor fake_quantize_per_tensor_affine
-        native_dropout special_expit atan2 logaddexp""",
+        native_dropout special_expit atan2 logaddexp logit special_logit""",
     # written into one another
     concatenation.cat: "cat hstack vstack",
     concatenation.stack: "stack",

@@ -82,6 +82,7 @@ class StateDraft:
     projected: bool = False
     node: Node | None = None
     examples: Tensor | None = None
+    scrambled: bool = False
 
 
 @dataclass(eq=False)

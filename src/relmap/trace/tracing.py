@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from relmap.errors import InputError, TraceError
+from relmap.trace.ancestry import is_lost
+from relmap.trace.mixers import watching_modules
 from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder, Run
 from relmap.trace.replay.tape import Tape, TapedRecorder
@@ -81,6 +83,7 @@ def recording(
     """
     check_network(network)
     OPERATIONS.discover()
+    settings = _Settings(keep_values, interception, keep_biases, taped, strict)
     with _TURNS, ExitStack() as stack:
         modules = list(network.modules())
         stack.enter_context(evaluating(modules))
@@ -88,22 +91,68 @@ def recording(
         stack.enter_context(_without_fast_path())
         stack.enter_context(torch.enable_grad())
         stack.enter_context(_uncompiled())
-        recorder = TapedRecorder(network) if taped else Recorder(network, keep_values)
-        tape = recorder.tape if isinstance(recorder, TapedRecorder) else None
-        recorder.biases = [] if keep_biases else None
-        recorder.strict = strict
-        stack.callback(recorder.forget)
-        if interception is not None:
-            recorder.run = interception(recorder)
-        arguments, tagged = _enter(recorder, inputs)
-        if tape is not None:
-            stack.callback(tape.close)
-            tape.enter(arguments)
-        with recorder:
-            output = network(**arguments)
-        if strict and not recorder.attentions:
-            raise TraceError(without_attention(recorder))
-        yield Recorded(recorder, output, tagged, tape)
+        yield _recorded(stack, network, inputs, settings)
+
+
+@dataclass(frozen=True, eq=False)
+class _Settings:
+    """How a pass is watched; `modules` says that parts of the network may become mixers."""
+
+    keep_values: bool
+    interception: Callable[[Recorder], Run] | None
+    keep_biases: bool
+    taped: bool
+    strict: bool
+    modules: bool = False
+
+
+def _recorded(
+    stack: ExitStack, network: nn.Module, inputs: Mapping[str, Any], settings: _Settings
+) -> Recorded:
+    """A pass; where it loses the tokens, one more in which modules are watched as well."""
+    if not settings.strict:
+        return _run(stack, network, inputs, settings)
+    first, refusal = ExitStack(), None
+    with first:
+        try:
+            recorded = _run(first, network, inputs, settings)
+            recorder = recorded.recorder
+            lost = is_lost(recorder, recorded.output) or recorder.hidden
+            if recorder.attentions and not lost:
+                stack.push(first.pop_all())
+                return recorded
+            del recorded, recorder
+        except TraceError as error:
+            refusal = error
+    recorded = _run(stack, network, inputs, replace(settings, strict=False, modules=True))
+    recorder = recorded.recorder
+    mixers = any("entered" in draft.arrays for draft in recorder.attentions)
+    if refusal is not None and not mixers:
+        raise refusal
+    if not recorder.attentions:
+        raise TraceError(without_attention(recorder))
+    return recorded
+
+
+def _run(
+    stack: ExitStack, network: nn.Module, inputs: Mapping[str, Any], settings: _Settings
+) -> Recorded:
+    """One pass of the network under a recorder; what it noted lasts as long as the stack."""
+    recorder = TapedRecorder(network) if settings.taped else Recorder(network, settings.keep_values)
+    tape = recorder.tape if isinstance(recorder, TapedRecorder) else None
+    recorder.biases = [] if settings.keep_biases else None
+    recorder.strict = settings.strict
+    stack.callback(recorder.forget)
+    if settings.interception is not None:
+        recorder.run = settings.interception(recorder)
+    arguments, tagged = _enter(recorder, inputs)
+    if tape is not None:
+        stack.callback(tape.close)
+        tape.enter(arguments)
+    watched = watching_modules(recorder, network) if settings.modules else nullcontext()
+    with watched, recorder:
+        output = network(**arguments)
+    return Recorded(recorder, output, tagged, tape)
 
 
 def without_attention(recorder: Recorder) -> str:

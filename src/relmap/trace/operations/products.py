@@ -89,13 +89,26 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
     if any(axis in tag.labels.varying for axis in gone):
         features = [a for a in range(tensor.ndim) if a in gone or a not in tag.labels.varying]
         numbers = Labels.number(tag.labels.shape, features)
+        mixed = _weighs_tokens(tag, tensor, letters, out)
         tag = call.notebook.merge(tag, tensor, numbers, tag.labels)
+        tag.state.scrambled = mixed
     node = call.notebook.node(tag.node)
     if call.notebook.taped:
         node.read = activation(tensor, tag.labels, value=False)
     labels = project(tag.labels, letters, out, call.shape)
     tag.state.projected = True
     return Tokens(tag.state, labels, node, tag.pending)
+
+
+def _weighs_tokens(tag: Tokens, tensor: Tensor, letters: str, out: str) -> bool:
+    """Whether weights mix tokens feature by feature, each of them with a weight of its own.
+
+    Tokens folded into the features of fewer tokens are merged instead, all of each together.
+    """
+    return any(
+        letter in out and axis not in tag.labels.varying and tensor.shape[axis] > 1
+        for axis, letter in enumerate(letters)
+    )
 
 
 def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:
