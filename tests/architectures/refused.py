@@ -1,4 +1,4 @@
-"""Architectures that mix tokens by something else than softmax attention, or have no token graph."""
+"""Architectures whose tokens are mixed by something else than softmax attention, or not at all."""
 
 from . import targets
 from .audio_and_series import SERIES, history

@@ -141,4 +141,4 @@ def hybrid(kind, seed=0):
     """A hybrid in float64 with its words."""
     torch.manual_seed(seed)
     network = Hybrid(KINDS[kind]()).double().eval()
-    return network, torch.randint(20, (3, TOKENS))
+    return network, torch.stack([torch.randperm(20)[:TOKENS] for _ in range(3)])

@@ -173,7 +173,7 @@ def test_residuals_that_are_no_ancestors_of_the_query():
 def test_scores_of_merged_tokens_are_refused():
     weight = torch.randn(3, 6)
     network = Network(lambda net, x: (lambda y: y + net.a1(y))(weight @ x))
-    with pytest.raises(relmap.TraceError, match="cannot be told apart"):
+    with pytest.raises(relmap.TraceError, match="a matrix over the tokens mixes them"):
         relmap.explain(network, x=torch.randn(2, 6, 8), target=0)
 
 

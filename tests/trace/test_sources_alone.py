@@ -124,7 +124,7 @@ def test_random_needs_tokens_alone(recurrent):
     assert relmap.explain(network, input_ids=ids, method="random").scores["input_ids"].any()
 
 
-@pytest.mark.parametrize("method", ["genatt", "rollout", "wra", "tam", "legrad", "attention-flow"])
+@pytest.mark.parametrize("method", ["rollout", "raw-attention", "tam", "legrad", "attention-flow"])
 def test_methods_that_read_the_graph_refuse(recurrent, method):
     network, ids = recurrent
     with pytest.raises(relmap.TraceError, match="attention"):
@@ -140,6 +140,12 @@ def test_words_of_models_without_attention(name):
     for scores in result.scores.values():
         assert torch.isfinite(scores).all()
     assert any(scores.any() for scores in result.scores.values())
+
+
+def test_methods_that_read_contributions_take_the_recurrence_for_a_mixer(recurrent):
+    network, ids = recurrent
+    result = relmap.explain(network, input_ids=ids, target=1, method="genatt")
+    assert result.meta["mixers"] == ["memory"]
 
 
 def test_a_target_that_reads_nothing_is_refused(recurrent):
