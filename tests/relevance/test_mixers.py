@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.functional import jacobian
 
 import relmap
-from relmap.relevance.gradients import copy_output, follow_back
+from relmap.relevance.gradients import copy_output, follow_each
 from relmap.relevance.mixer_rows import contributions
 from relmap.trace import recording
 
@@ -19,7 +19,7 @@ def contribution_matrix(network, ids):
     """C of the mixer of a hybrid for class 1, as the library has it."""
     with recording(network, {"input_ids": ids}) as recorded:
         copied = copy_output(recorded.output)
-        passed = follow_back(recorded, copied, copied.output[:, 1], NEEDS)
+        (passed,) = follow_each(recorded, copied, [copied.output[:, 1]], NEEDS)
         (call,) = [one for one in passed.graph.attentions if one.is_mixer]
         return contributions(passed, call, torch.arange(TOKENS))
 

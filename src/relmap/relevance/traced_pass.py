@@ -25,10 +25,7 @@ def activations_of(graph: TokenGraph, need: Need) -> list[Activation]:
     found: list[Activation | None] = []
     match need:
         case (
-            Need.ATTENTION
-            | Need.ATTENTION_GRADIENT
-            | Need.ATTENTION_RELEVANCE
-            | Need.CONTRIBUTION
+            Need.ATTENTION | Need.ATTENTION_GRADIENT | Need.ATTENTION_RELEVANCE | Need.CONTRIBUTION
         ):
             found += [attention.output for attention in graph.attentions]
         case Need.BIAS_GRADIENT:
