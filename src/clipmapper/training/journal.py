@@ -1,7 +1,7 @@
 """What happens between the steps of training: log lines, looks at held-out data, checkpoints.
 
 The log has one JSON object per line, the clock counts minutes over all parts of a run that was
-interrupted, and a checkpoint counts only when the file that says it is complete lies in it.
+interrupted.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +21,49 @@ from clipmapper.training.course import Course
 from clipmapper.training.recipe import Training
 from relmap.files import write_whole
 
-__all__ = ["Journal", "cut_log"]
+__all__ = ["Clock", "Journal", "cut_log"]
 
 CLOCK_STEPS = 20  # steps between two looks at the clock, on which all processes must agree
 
 
-@dataclass
-class _Part:
-    """Where this process took the run up."""
+class Clock:
+    """Minutes and log of a run over all its parts: kept with its checkpoints, taken up from one.
 
-    started: float
-    minutes: float
-    step: int
-    saved: float
+    A checkpoint counts only when the file that says it is complete lies in it.
+    """
+
+    def __init__(self, output: Path, begun: float | None = None) -> None:
+        self.log = output / "log.jsonl"
+        self.started = self.saved = time.monotonic()
+        self.started = self.started if begun is None else begun
+        self.before, self.step = 0.0, 0  # minutes and steps of earlier parts
+
+    @property
+    def minutes(self) -> float:
+        """Minutes of this part and of those before it, as far as they were kept."""
+        return self.before + (time.monotonic() - self.started) / 60
+
+    def resume(self, checkpoint: Path) -> None:
+        """Takes up the clock of a checkpoint, and drops what was logged after it."""
+        about = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
+        self.before, self.step = about["minutes"], about["step"]
+        cut_log(self.log, self.step)
+
+    def is_late(self, minutes: float) -> bool:
+        """Whether the last checkpoint was written more than so many minutes ago."""
+        return time.monotonic() - self.saved > 60 * minutes
+
+    def complete(self, args: Any, step: int) -> None:
+        """Marks the checkpoint of a step as complete."""
+        self.saved = time.monotonic()
+        about = {"step": step, "minutes": self.minutes}
+        folder = Path(args.output_dir) / f"checkpoint-{step}"
+        write_whole(folder / "complete.json", json.dumps(about).encode())
+
+    def write(self, entry: Mapping[str, Any]) -> None:
+        """One more line of the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
 
 
 class Journal(TrainerCallback):
@@ -49,31 +78,24 @@ class Journal(TrainerCallback):
     ) -> None:
         self.output, self.course, self.training, self.look = output, course, training, look
         self.console = Console(stderr=True, highlight=False)
-        self._part = _Part(time.monotonic(), 0.0, 0, time.monotonic())
+        self.clock = Clock(output)
         self._logged = (time.monotonic(), 0)  # when the last line was written, and at which step
-
-    @property
-    def log(self) -> Path:
-        """The file with one line per entry."""
-        return self.output / "log.jsonl"
 
     @property
     def minutes(self) -> float:
         """Minutes of training, of this part and of those before it."""
-        return self._part.minutes + (time.monotonic() - self._part.started) / 60
+        return self.clock.minutes
 
     def resume(self, checkpoint: Path) -> None:
-        """Takes up the clock of a checkpoint, and drops what was logged after it."""
-        about = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
-        self._part.minutes, self._part.step = about["minutes"], about["step"]
-        cut_log(self.log, about["step"])
+        """Goes on from a checkpoint."""
+        self.clock.resume(checkpoint)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """The clock starts when the features are there."""
-        self._part.started = self._part.saved = time.monotonic()
-        self._logged = (time.monotonic(), self._part.step)
-        if state.is_world_process_zero and not self._part.step:
-            self.log.unlink(missing_ok=True)
+        self.clock.started = self.clock.saved = time.monotonic()
+        self._logged = (time.monotonic(), self.clock.step)
+        if state.is_world_process_zero and not self.clock.step:
+            self.clock.log.unlink(missing_ok=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
         """Looks and checkpoints, where they are due."""
@@ -92,11 +114,9 @@ class Journal(TrainerCallback):
         """Marks a checkpoint as complete, once all processes wrote their part of it."""
         if args.world_size > 1:
             torch.distributed.barrier()
-        self._part.saved = time.monotonic()
+        self.clock.saved = time.monotonic()
         if state.is_world_process_zero:
-            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-            about = {"step": state.global_step, "minutes": self.minutes}
-            write_whole(folder / "complete.json", json.dumps(about).encode())
+            self.clock.complete(args, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: Mapping[str, Any] | None = None, **_: Any
@@ -126,7 +146,7 @@ class Journal(TrainerCallback):
         shutil.rmtree(self.output / "checkpoints", ignore_errors=True)
 
     def _time_to_save(self, args: Any) -> bool:
-        late = time.monotonic() - self._part.saved > 60 * self.training.checkpoint_minutes
+        late = self.clock.is_late(self.training.checkpoint_minutes)
         if args.world_size == 1:
             return late
         said = torch.tensor(float(late), device=args.device)
@@ -134,8 +154,7 @@ class Journal(TrainerCallback):
         return bool(said)
 
     def _write(self, entry: Mapping[str, Any]) -> None:
-        with self.log.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
+        self.clock.write(entry)
         shown = " ".join(f"{key} {_short(value)}" for key, value in entry.items())
         self.console.print(f"[{self.course.steps} steps] {shown}", markup=False, soft_wrap=True)
 

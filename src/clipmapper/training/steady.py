@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,11 +10,11 @@ from typing import Any
 
 import torch
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback
 
-from clipmapper.training.journal import cut_log
+from clipmapper.training.journal import Clock, cut_log
+from clipmapper.training.lean import LeanTrainer, lean_arguments
 from clipmapper.training.run import last_checkpoint
-from relmap.files import write_whole
 
 __all__ = ["Pace", "train_steadily"]
 
@@ -42,51 +41,28 @@ class Pace:
     begun: float
 
 
-class _Steady(Trainer):
-    """Rows in the order they come; the model's own loss; no operations counted."""
+class _Steps(TrainerCallback):
+    """Sets what depends on the step, saves by the clock, writes the log."""
 
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        return 0
-
-
-class _Clockwork(TrainerCallback):
-    """Sets what depends on the step, saves by the clock, writes the log, counts the minutes."""
-
-    def __init__(self, output: Path, pace: Pace, checkpoint: Path | None) -> None:
-        self.output, self.pace = output, pace
-        self.saved = time.monotonic()
-        self.before, step = 0.0, 0  # minutes of earlier parts of the run
-        if checkpoint is not None:
-            about = json.loads((checkpoint / "complete.json").read_text(encoding="utf-8"))
-            self.before, step = about.get("minutes", 0.0), int(checkpoint.name.rpartition("-")[2])
-        cut_log(output / "log.jsonl", step)
-
-    @property
-    def minutes(self) -> float:
-        """Minutes of this part and of those before it, as far as they were kept."""
-        return self.before + (time.monotonic() - self.pace.begun) / 60
+    def __init__(self, clock: Clock, pace: Pace) -> None:
+        self.clock, self.pace = clock, pace
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         self.pace.before(state.global_step)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        if time.monotonic() - self.saved > 60 * self.pace.minutes:
+        if self.clock.is_late(self.pace.minutes):
             control.should_save = True
         return control
 
     def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        self.saved = time.monotonic()
-        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        about = {"step": state.global_step, "minutes": self.minutes}
-        write_whole(folder / "complete.json", json.dumps(about).encode())
+        self.clock.complete(args, state.global_step)
 
     def on_log(
         self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any
     ) -> None:
         if logs and "loss" in logs:
-            line = {"step": state.global_step, "time": round(time.time()), **logs}
-            with (self.output / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(line) + "\n")
+            self.clock.write({"step": state.global_step, "time": round(time.time()), **logs})
 
 
 def train_steadily(
@@ -97,19 +73,12 @@ def train_steadily(
     AdamW, gradients clipped at 1; log and checkpoints lie in `output`, and a run that was stopped
     goes on from the last of them, its minutes counted together.
     """
-    arguments = TrainingArguments(
-        output_dir=str(output / "checkpoints"),
+    arguments = lean_arguments(
+        output,
         per_device_train_batch_size=pace.batch_size,
         max_steps=len(rows) // pace.batch_size,
         max_grad_norm=1.0,
         logging_steps=50,
-        save_strategy="no",  # the clock decides
-        save_total_limit=2,
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
-        train_sampling_strategy="sequential",
-        dataloader_drop_last=True,
         dataloader_pin_memory=torch.cuda.is_available(),
         seed=pace.seed,
         bf16=torch.cuda.is_available() and torch.cuda.is_bf16_supported(),
@@ -118,14 +87,18 @@ def train_steadily(
         model.parameters(), lr=pace.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
     )
     checkpoint = last_checkpoint(output)
-    clock = _Clockwork(output, pace, checkpoint)
-    trainer = _Steady(
+    clock = Clock(output, pace.begun)
+    if checkpoint is None:
+        cut_log(clock.log, 0)
+    else:
+        clock.resume(checkpoint)
+    trainer = LeanTrainer(
         model=model,
         args=arguments,
         train_dataset=rows,
         data_collator=collate,
         optimizers=(optimizer, LambdaLR(optimizer, pace.rate)),
-        callbacks=[clock],
+        callbacks=[_Steps(clock, pace)],
     )
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     return clock.minutes

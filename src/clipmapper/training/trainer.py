@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import TrainerCallback, TrainingArguments
 
 from clipmapper.training.examples import Examples
+from clipmapper.training.lean import LeanTrainer, lean_arguments
 from clipmapper.training.recipe import Recipe, Training
 from clipmapper.training.run import Run, check_device, save_model
 from relmap.errors import InputError
@@ -24,14 +25,10 @@ from relmap.errors import InputError
 __all__ = ["MapperTrainer", "make_arguments", "make_trainer"]
 
 
-class MapperTrainer(Trainer):
-    """A Trainer that keeps the course's order, weighs words alike over processes, and is quick."""
+class MapperTrainer(LeanTrainer):
+    """A Trainer that keeps the course's order and weighs words alike over processes."""
 
     loss_name = "binary"
-
-    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
-        """Not counted: the count alone would cost a tenth of a step."""
-        return 0
 
     def compute_loss(
         self,
@@ -66,17 +63,6 @@ class MapperTrainer(Trainer):
             save_model(self.model, None, Path(output_dir or self.args.output_dir or "."))
 
 
-class OneDevice(TrainingArguments):
-    """Arguments of a process that trains on one device: several are for `accelerate launch`."""
-
-    __no_type_check__ = True  # defaults of transformers' own are not of the types that it declares
-
-    @property
-    def n_gpu(self) -> int:
-        """One at the most."""
-        return min(super().n_gpu, 1)
-
-
 def make_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
     """Trainer's arguments: everything off that costs time or talks to others.
 
@@ -89,23 +75,15 @@ def make_arguments(run: Run, recipe: Recipe) -> TrainingArguments:
     half = training.precision == "bfloat16" or (
         training.precision == "auto" and on_gpu and torch.cuda.is_bf16_supported()
     )
-    arguments = OneDevice(
-        output_dir=str(run.output / "checkpoints"),
+    arguments = lean_arguments(
+        run.output,
         use_cpu=not on_gpu,
         bf16=half,
         seed=run.seed,
         max_grad_norm=training.gradient_clip,
         logging_steps=training.log_every,
         logging_nan_inf_filter=False,
-        save_strategy="no",  # the clock decides, see callbacks
-        save_total_limit=2,
-        eval_strategy="no",
-        report_to="none",
-        disable_tqdm=True,
-        remove_unused_columns=False,
         label_names=["labels"],
-        train_sampling_strategy="sequential",
-        dataloader_drop_last=True,
         dataloader_num_workers=run.workers if on_gpu else 0,
         dataloader_pin_memory=on_gpu,
         ddp_timeout=6 * 3600,  # one process may evaluate or encode for long
