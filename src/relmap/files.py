@@ -2,7 +2,8 @@
 
 A result knows neither pictures nor disk formats. Whoever can write it registers for its type and an
 ending, whoever can draw it for its type (`relmap.drawing` does), and `save` and `draw` look them
-up; other packages name their module under the entry point group `relmap.files`.
+up. Other packages name their module under the entry point group `relmap.files`; what they draw has
+a name of its own and is chosen by it, so that it stands beside relmap's drawing of that type.
 The tensors of a result lie in one safetensors file; what is not a tensor (names, tokens, grids,
 targets, provenance) is JSON in its header, so that reading a file runs no code.
 """
@@ -10,9 +11,10 @@ targets, provenance) is JSON in its header, so that reading a file runs no code.
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
+import inspect
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,7 @@ import torch
 from torch import Tensor
 
 from relmap.errors import InputError
+from relmap.registry import DISCOVERY, import_plugins, origin, suggestion
 
 FORMAT = 1
 
@@ -35,12 +38,19 @@ D = TypeVar("D", bound=Drawer)
 PICTURES = (".png", ".pdf", ".svg")
 """Endings of pictures, which whatever is drawn can be written to."""
 
+OWN = "page"
+"""The name of the drawing that relmap has for a type itself."""
+
 _WRITERS: dict[tuple[type, str], Writer] = {}
-_DRAWERS: dict[type, Drawer] = {}
+_DRAWERS: dict[tuple[type, str], Drawer] = {}
 
 
 def writes(kind: type, *endings: str) -> Callable[[W], W]:
-    """Decorator: the function writes results of a type into files with one of these endings.
+    """Decorator: the function (result, path) writes results of a type into files of these endings.
+
+    Raises:
+        InputError: An ending is none, or has its writer already, or the function takes no result
+            and path.
 
     Example:
         >>> from relmap import Attribution
@@ -50,30 +60,78 @@ def writes(kind: type, *endings: str) -> Callable[[W], W]:
         >>> ".count" in endings_of(Attribution)
         True
     """
+    for ending in endings:
+        if not re.fullmatch(r"\.[a-z0-9]+", ending):
+            raise InputError(f"{ending!r} is no ending of files: write it as '.json' is written")
+    if not endings:
+        raise InputError(f"say which endings a {kind.__name__} is written to, as '.json'")
 
     def register(writer: W) -> W:
         for ending in endings:
-            _WRITERS[kind, ending] = writer
+            _file(_WRITERS, (kind, ending), writer, f"the ending {ending}")
         return writer
 
     return register
 
 
-def draws(kind: type) -> Callable[[D], D]:
-    """Decorator: the function draws results of a type, and writes the figure if given a path."""
+def draws(kind: type, name: str = OWN) -> Callable[[D], D]:
+    """Decorator: the function (result, path) draws results of a type; `draw` finds it by its name.
+
+    It returns the figure, and writes it if the path is not None.
+
+    Raises:
+        InputError: The name is not in kebab case, or has its drawing already, or the function takes
+            no result and path.
+
+    Example:
+        >>> from relmap import Attribution
+        >>> @draws(Attribution, "sum")
+        ... def draw_sum(attribution, path=None):
+        ...     return {name: float(scores.sum()) for name, scores in attribution.scores.items()}
+        >>> "sum" in drawings_of(Attribution)
+        True
+    """
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", name):
+        raise InputError(f"The drawing's name {name!r} is not in kebab case, as 'my-name' is.")
 
     def register(drawer: D) -> D:
-        _DRAWERS[kind] = drawer
+        _file(_DRAWERS, (kind, name), drawer, f"the drawing {name!r}")
         return drawer
 
     return register
 
 
+def _file(
+    table: dict[tuple[type, str], Any], place: tuple[type, str], function: Any, what: str
+) -> None:
+    title = f"{what} of a {place[0].__name__}"
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise InputError(
+            f"{title} cannot be registered: {origin(function)} is called with (result, path), and "
+            f"that does not fit ({error})"
+        ) from error
+    holder = table.get(place)
+    # A module that is reloaded registers the same function again: that is no clash.
+    if holder is not None and origin(holder) != origin(function):
+        raise InputError(
+            f"{title} is taken by {origin(holder)}; choose another for {origin(function)}"
+        )
+    table[place] = function
+
+
 def endings_of(kind: type) -> tuple[str, ...]:
     """The endings of files that a result of this type can be written to."""
     _discover()
-    drawn = PICTURES if _found(_DRAWERS, kind) is not None else ()
+    drawn = PICTURES if _of_name(_DRAWERS, OWN, kind) is not None else ()
     return (*drawn, *(ending for known, ending in _WRITERS if issubclass(kind, known)))
+
+
+def drawings_of(kind: type) -> tuple[str, ...]:
+    """The names of the drawings that there are of a result of this type."""
+    _discover()
+    return tuple(sorted({name for known, name in _DRAWERS if issubclass(kind, known)}))
 
 
 def save(result: Any, path: str | os.PathLike[str]) -> None:
@@ -85,39 +143,53 @@ def save(result: Any, path: str | os.PathLike[str]) -> None:
     path, kind = Path(path), type(result)
     _discover()
     ending = path.suffix.lower()
-    writer = _found({known: one for (known, its), one in _WRITERS.items() if its == ending}, kind)
+    writer = _of_name(_WRITERS, ending, kind)
     if writer is None and ending in PICTURES:
-        writer = _found(_DRAWERS, kind)
+        writer = _of_name(_DRAWERS, OWN, kind)
     if writer is None:
         endings = ", ".join(endings_of(kind))
         raise InputError(f"cannot save {path.name!r}: it must end in one of {endings}")
     writer(result, path)
 
 
-def draw(result: Any, path: str | os.PathLike[str] | None = None) -> Any:
+def draw(result: Any, path: str | os.PathLike[str] | None = None, *, drawing: str = OWN) -> Any:
     """A matplotlib figure of a result; written to `path` (.png, .pdf, .svg) if given.
 
+    `drawing` names another drawing than relmap's own, which an installed package brings along.
+
     Raises:
-        InputError: Nobody draws such results, or the path cannot be written.
+        InputError: Nobody draws such results, or not under this name, or the path cannot be
+            written.
         MissingExtraError: matplotlib is not installed.
     """
-    _discover()
-    drawer = _found(_DRAWERS, type(result))
+    kind = type(result)
+    names = drawings_of(kind)
+    if not names:
+        known = ", ".join(dict.fromkeys(known.__name__ for known, _ in _DRAWERS))
+        raise InputError(f"a {kind.__name__} cannot be drawn; what can is: {known}")
+    drawer = _of_name(_DRAWERS, drawing, kind)
     if drawer is None:
-        known = ", ".join(kind.__name__ for kind in _DRAWERS)
-        raise InputError(f"a {type(result).__name__} cannot be drawn; what can is: {known}")
+        raise InputError(
+            f"there is no drawing {drawing!r} of a {kind.__name__}.{suggestion(drawing, names)} "
+            f"There are: {', '.join(names)}"
+        )
     return drawer(result, None if path is None else Path(path))
 
 
-def _found(table: Mapping[type, Any], kind: type) -> Any:
-    return next((table[one] for one in kind.__mro__ if one in table), None)
+def _of_name(table: Mapping[tuple[type, str], Any], name: str, kind: type) -> Any:
+    """What is filed under a name for a type, or for the nearest type that it is one of."""
+    return next((table[one, name] for one in kind.__mro__ if (one, name) in table), None)
+
+
+def _discover() -> None:
+    with DISCOVERY:
+        _discover_once()
 
 
 @cache
-def _discover() -> None:
+def _discover_once() -> None:
     importlib.import_module("relmap.drawing")
-    for point in importlib.metadata.entry_points(group="relmap.files"):
-        point.load()
+    import_plugins("relmap.files", "drawing and file", _WRITERS, _DRAWERS)
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -33,6 +33,7 @@ __all__ = [
     "Entry",
     "Registry",
     "import_plugins",
+    "origin",
     "read_option",
     "read_options",
     "suggestion",
@@ -325,10 +326,10 @@ class Registry(Generic[E]):
         for spelling in spellings:
             holder = self._entries.get(self._names.get(spelling, ""))
             # A module that is reloaded registers the same function again: that is no clash.
-            if holder and _origin(holder.function) != _origin(entry.function):
+            if holder and origin(holder.function) != origin(entry.function):
                 raise InputError(
-                    f"The {self.kind} name {spelling!r} is taken by {_origin(holder.function)}; "
-                    f"choose another for {_origin(entry.function)}."
+                    f"The {self.kind} name {spelling!r} is taken by {origin(holder.function)}; "
+                    f"choose another for {origin(entry.function)}."
                 )
         self._entries[entry.name] = entry
         self._names.update(dict.fromkeys(spellings, entry.name))
@@ -386,5 +387,6 @@ def _spelling(name: str) -> str:
     return name.strip().lower().replace("_", "-").replace(" ", "-")
 
 
-def _origin(function: Callable[..., Any]) -> str:
+def origin(function: Callable[..., Any]) -> str:
+    """Where a function is from, in words; the same after its module was reloaded."""
     return f"{function.__module__}.{getattr(function, '__qualname__', type(function).__qualname__)}"

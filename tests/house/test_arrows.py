@@ -21,7 +21,8 @@ from relmap.moved import MOVED
 # The longest name that fits a module counts; files inside a room are held apart by the circles.
 ROWS = (
     {"errors"},
-    {"registry", "files", "moved", "_torch_private"},
+    {"registry"},
+    {"files", "moved", "_torch_private"},
     {"trace"},
     {"relevance.attention_maps"},
     {"backwards.operation_rules"},

@@ -9,13 +9,14 @@ from relmap.cli.application import app
 from relmap.errors import InputError
 
 REGISTRIES = {
-    "methods": "METHODS",
-    "models": "SOURCES",
-    "targets": "TARGETS",
-    "metrics": "METRICS",
-    "data": "DATA",
-    "backwards": "BACKWARDS",
-    "scoring": "SCORES",
+    "methods": ("relmap.methods", "METHODS"),
+    "models": ("relmap.models", "SOURCES"),
+    "targets": ("relmap.targets", "TARGETS"),
+    "metrics": ("relmap.metrics", "METRICS"),
+    "data": ("relmap.data", "DATA"),
+    "backwards": ("relmap.backwards", "BACKWARDS"),
+    "scoring": ("relmap.scoring", "SCORES"),
+    "operations": ("relmap.trace.operations", "OPERATIONS"),
 }
 
 
@@ -26,7 +27,8 @@ def list_(
     """Print every name of one kind with a sentence, its reference and needs."""
     if kind not in REGISTRIES:
         raise InputError(f"there is no list of {kind!r}; there are {', '.join(REGISTRIES)}")
-    entries = getattr(importlib.import_module(f"relmap.{kind}"), REGISTRIES[kind]).entries()
+    module, registry = REGISTRIES[kind]
+    entries = getattr(importlib.import_module(module), registry).entries()
     width = max((len(entry.name) for entry in entries), default=0)
     for entry in entries:
         reference = f" [{entry.reference}]" if entry.reference else ""

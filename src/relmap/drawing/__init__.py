@@ -7,6 +7,8 @@ the figures of all results with `relmap.files`.
 """
 
 from relmap.drawing import figures
-from relmap.files import draw
+from relmap.drawing.figures import draws_source
+from relmap.drawing.page import Block
+from relmap.files import draw, draws
 
-__all__ = ["draw", "figures"]
+__all__ = ["Block", "draw", "draws", "draws_source", "figures"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from relmap.drawing.coloured_words import coloured_words
 from relmap.drawing.colours import FAINT
@@ -25,15 +27,52 @@ if TYPE_CHECKING:
 MOST, MOST_INTERACTIONS = 24, 12
 
 
+SourceDrawer = Callable[[Attribution, str], Block]
+"""Makes the block of one source of one example, from the example and the source's name."""
+S = TypeVar("S", bound=SourceDrawer)
+
+
 @draws(Attribution)
 def draw_attribution(attribution: Attribution, path: Path | None = None) -> Figure:
     """A figure of every source of every example; at most 24, and the figure says so."""
+    return _page_of(attribution, path, {})
+
+
+def draws_source(modality: str, name: str) -> Callable[[S], S]:
+    """Decorator: the function draws sources of a modality, on a page that is called by this name.
+
+    `relmap.draw(result, path, drawing=name)` is then relmap's own page with these sources drawn by
+    the function, which is given an attribution of one example and the name of a source.
+
+    Raises:
+        InputError: The name is not in kebab case or taken, or the function does not take both.
+
+    Example:
+        >>> @draws_source("text", "blank-words")
+        ... def blank(example, name):
+        ...     return Block(0.1, lambda area: None)
+    """
+
+    def register(block: S) -> S:
+        @wraps(block)
+        def drawer(attribution: Attribution, path: Path | None = None) -> Figure:
+            return _page_of(attribution, path, {modality: block})
+
+        draws(Attribution, name)(drawer)
+        return block
+
+    return register
+
+
+def _page_of(
+    attribution: Attribution, path: Path | None, drawers: Mapping[str, SourceDrawer]
+) -> Figure:
     with style():
         shown = list(attribution[:MOST])
         blocks: list[Block] = []
         for example in shown:
             gap = [Block(0.16, lambda area: None)] if blocks else []
-            blocks += gap + _example(example)
+            blocks += gap + _example(example, drawers)
         if len(attribution) > MOST:
             blocks.append(_note(f"{MOST} of {len(attribution)} examples"))
         figure = page(blocks)
@@ -64,12 +103,14 @@ def draw_comparison(comparison: Comparison, path: Path | None = None) -> Figure:
     return sheet(comparison.found, path)
 
 
-def _example(example: Attribution) -> list[Block]:
-    """The title, then every source in the form that suits it."""
+def _example(example: Attribution, drawers: Mapping[str, SourceDrawer]) -> list[Block]:
+    """The title, then every source in the form that was asked for, or that suits it."""
     blocks = [title(example)]
     modalities = [layout.modality for layout in example.layout.values()]
     for name, layout in example.layout.items():
-        if layout.modality == "text":
+        if layout.modality in drawers:
+            blocks.append(drawers[layout.modality](example, name))
+        elif layout.modality == "text":
             if modalities.count("text") > 1:
                 blocks.append(_note(name))
             blocks.append(coloured_words(example, name))
