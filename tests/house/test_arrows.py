@@ -37,6 +37,7 @@ ROWS = (
     {"explanation"},
     {"interactions", "generation"},
     {"evaluation"},
+    {"testing"},
     {"relmap"},  # the package's own __init__
     {"cli"},
     {"__main__"},
