@@ -24,6 +24,8 @@ from torch.autograd.graph import get_gradient_edge
 from relmap.errors import RelmapError
 
 __all__ = [
+    "OpOverload",
+    "OpOverloadPacket",
     "auto_classes",
     "autograd_order",
     "base_of",
@@ -67,6 +69,8 @@ def needed(library: Any, path: str) -> Any:
 _peek_interpreter_stack = needed(torch, "_C._functorch.peek_interpreter_stack")
 _DisableTorchFunction = needed(torch, "_C.DisableTorchFunction")
 _version, _base = (needed(torch, f"Tensor.{name}").__get__ for name in ("_version", "_base"))
+OpOverloadPacket, OpOverload = type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor)
+"""What `torch.ops` holds: an operator, and one signature of it."""
 _STORAGES_HAVE_ADDRESSES = hasattr(torch.UntypedStorage, "_cdata")
 
 

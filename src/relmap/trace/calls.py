@@ -8,8 +8,8 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
-from torch._ops import OpOverload, OpOverloadPacket
 
+from relmap._torch_private import OpOverload, OpOverloadPacket
 from relmap.trace.labels import Labels
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
 
