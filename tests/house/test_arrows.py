@@ -46,7 +46,7 @@ RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
 # What relmap means to be used from outside; clipmapper is held to it as everybody is.
 PUBLIC = {"", "cli", "errors", "files", "registry", "testing", *REGISTRIES}
-PUBLIC |= {"scoring.captions", "scoring.clip_score"}
+PUBLIC |= {"scoring.captions", "scoring.clip_score", "trace.operations", "drawing"}
 
 
 def imports(source: str, module: str, is_package: bool) -> Iterator[str]:
