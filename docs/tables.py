@@ -269,7 +269,8 @@ def _explain(entry: Any, implementation: str | None) -> dict[str, Any]:
                 built.network, target=built.target, method="genatt", **built.inputs
             )
         except relmap.RelmapError as error:
-            return {"status": "refused", "reason": " ".join(str(error).split())}
+            reason = " ".join(str(error).split())
+            return {"status": "refused", "reason": reason, "alone": _works_alone(built)}
         except Exception as error:  # a bug of ours, and a row of the table says so
             return _open(f"{type(error).__name__}: {error}".splitlines()[0][:160])
     return {
@@ -277,9 +278,21 @@ def _explain(entry: Any, implementation: str | None) -> dict[str, Any]:
         "backwards": _backwards(built),
         "recorded": result.meta["attentions"],
         "explained": result.meta["explained_attentions"],
+        "mixers": len(result.meta["mixers"]),
         "approximate": sorted({_plain(what) for what in result.meta["approximate"]}),
         "sources": list(result.scores),
     }
+
+
+def _works_alone(built: Any) -> bool:
+    """Whether a method that reads nothing but the tokens that enter explains a network."""
+    try:
+        relmap.explain(
+            built.network, target=built.target, method="input-x-gradient", **built.inputs
+        )
+    except relmap.RelmapError:
+        return False
+    return True
 
 
 def _backwards(built: Any) -> dict[str, str]:
@@ -315,20 +328,26 @@ def merge(rows: Mapping[str, Any]) -> dict[str, Any]:
 def coverage_page(rows: Mapping[str, Any]) -> str:
     """The page on coverage: counts, then one table per library."""
     explained = [row for row in rows.values() if row["status"] == "explained"]
-    exact = sum(not row["approximate"] for row in explained)
+    mixed = sum(bool(row.get("mixers")) for row in explained)
+    exact = sum(not row["approximate"] and not row.get("mixers") for row in explained)
+    alone = sum(row.get("alone", False) for row in rows.values())
     refused = sum(row["status"] == "refused" for row in rows.values())
     still = sum(row["status"] == "open" for row in rows.values())
     lines = [
         "# Coverage",
         "",
         f"Written by `python {_place(__file__)} coverage` from tiny random models of "
-        f"{len(rows)} architectures: **{exact} are explained exactly, {len(explained) - exact} "
-        f"approximately, {refused} are refused**"
+        f"{len(rows)} architectures: **{exact} are explained exactly, "
+        f"{len(explained) - exact - mixed} approximately, {mixed} with mixers, {refused} are "
+        f"refused**, {alone} of these but for methods that read no attention"
         + (f", {still} are not right yet." if still else "."),
         "",
         "*Attentions* are those of one forward pass, all of them recorded; in brackets those that",
         "the explained output is made of, where these are fewer. *Approximate* says where tokens",
-        "see their neighbours on other ways than attention. A refusal is an error with a reason.",
+        "see their neighbours on other ways than attention. *Mixers* mix tokens by something else",
+        "than softmax attention: `genatt`, `wra` and `attgrad` read what their tokens contribute.",
+        "A refusal is an error with a reason; *sources only* says that `input-x-gradient`,",
+        "`integrated-gradients` and `occlusion` explain the network all the same.",
         "The default target is explained where there is one, else a simple function of the output.",
         "*Exactly* means that every attention was recorded and nothing is flagged. A column for",
         "each backward says whether it has a rule for every operation, or names one that lacks it.",
@@ -349,11 +368,13 @@ def _coverage_table(rows: Mapping[str, Any]) -> list[str]:
         result = row["status"]
         if result == "explained":
             count += f" ({row['explained']})" if row["explained"] != row["has"] else ""
+            result += f" with {row['mixers']} mixers" if row.get("mixers") else ""
             result += (
                 " approximately: " + "; ".join(row["approximate"]) if row["approximate"] else ""
             )
         else:
             result = f"{'refused' if result == 'refused' else 'not yet'}: {row['reason']}"
+            result += " (sources only)" if row.get("alone") else ""
         sources = ", ".join(f"`{source}`" for source in row.get("sources", ()))
         works = row.get("backwards", {})
         cells = [works.get(column, "") for column in columns]

@@ -60,7 +60,8 @@ def t5(kind, **changes):
 @architecture(
     "LongT5(global)",
     "LongT5ForConditionalGeneration",
-    attentions=6,
+    attentions=4,
+    mixers=2,  # means over blocks, by a matrix of zeros and ones, are keys beside the words
     eager_only=True,
     encoder_attention_type="transient-global",
     global_block_size=4,

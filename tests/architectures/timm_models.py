@@ -74,7 +74,8 @@ def plain(*, model, patch=16):
 @entry(
     "timm:xcit_nano_12_p16_224",
     attentions=1,
-    refused="channel",
+    mixers=2,
+    approximate=True,
     model="xcit_nano_12_p16_224",
     cls_attn_layers=1,
 )
@@ -248,11 +249,30 @@ def pooled_by_attention():
 
 @entry("timm:coat_tiny", attentions=0, refused="linear", model="coat_tiny", size=32)
 @entry(
-    "timm:edgenext_xx_small", attentions=0, refused="channel", model="edgenext_xx_small", size=64
+    "timm:edgenext_xx_small",
+    attentions=0,
+    mixers=3,
+    approximate=True,
+    model="edgenext_xx_small",
+    size=64,
 )
-@entry("timm:mobilevitv2_050", attentions=0, refused="linear", model="mobilevitv2_050", size=64)
+@entry(
+    "timm:mobilevitv2_050",
+    attentions=0,
+    mixers=6,
+    approximate=True,
+    model="mobilevitv2_050",
+    size=64,
+)
 @entry("timm:lambda_resnet26t", attentions=0, refused="linear", model="lambda_resnet26t", size=64)
-@entry("timm:efficientvit_b0", attentions=0, refused="linear", model="efficientvit_b0", size=64)
+@entry(
+    "timm:efficientvit_b0",
+    attentions=0,
+    mixers=4,
+    approximate=True,
+    model="efficientvit_b0",
+    size=64,
+)
 @entry("timm:fastvit_t8", attentions=0, refused="no attention", model="fastvit_t8", size=64)
 @entry("timm:mambaout_femto", attentions=0, refused="no attention", model="mambaout_femto", size=32)
 @entry("timm:resnet18", attentions=0, refused="no attention", model="resnet18", size=32)
@@ -261,7 +281,7 @@ def refused(*, model, size):
     return _made(model, size=size, **image)
 
 
-@entry("timm:davit_tiny", attentions=4, refused="channel")
+@entry("timm:davit_tiny", attentions=4, mixers=4, approximate=True)
 def davit():
     sizes = {**FOUR_STAGES, "num_heads": (2, 2, 2, 2), "window_size": 2}
     return _made("davit_tiny", size=64, **sizes)
@@ -272,13 +292,13 @@ def convnext():
     return _made("convnext_atto", size=64, depths=(1, 1, 1, 1), dims=(8, 8, 8, 8))
 
 
-@entry("timm:mixer_s32_224", attentions=0, refused="no attention")
+@entry("timm:mixer_s32_224", attentions=0, mixers=2)
 def mixer():
     sizes = {"patch_size": 16, "embed_dim": 16, "num_blocks": 2}
-    return MlpMixer(img_size=32, num_classes=3, **sizes), {"x": pixels(size=32)}
+    return MlpMixer(img_size=48, num_classes=3, **sizes), {"x": pixels(size=48)}
 
 
-@entry("timm:volo_d1_224", attentions=5, refused="outlook")
+@entry("timm:volo_d1_224", attentions=5, mixers=1)
 def volo():
     network = VOLO(
         layers=(1, 1, 1, 1),
@@ -293,7 +313,7 @@ def volo():
     return network, {"x": pixels(size=64)}
 
 
-@entry("timm:sequencer2d_s", attentions=0, refused="lstm")
+@entry("timm:sequencer2d_s", attentions=0, mixers=8)
 def sequencer():
     sizes = {"layers": (1, 1, 1, 1), "embed_dims": (16, 16, 16, 16), "hidden_sizes": (8, 8, 8, 8)}
     return _made("sequencer2d_s", size=64, **sizes)

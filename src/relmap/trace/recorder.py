@@ -108,6 +108,8 @@ class Recorder(Notebook, TorchFunctionMode):
         if rule is None:
             lost = call.first_lost()
             way_out = "; OPERATIONS.register can say what it does" if "." in call.name else ""
+            if getattr(call.function, "namespace", "") == "aten":
+                way_out = "; the network was exported: pass the module that it was exported from"
             why = f"'{call.name}' mixes tokens in a way relmap does not know{way_out}"
             tag = lost or Lost(self.at(why))
             if "." in call.name:

@@ -7,6 +7,7 @@ off. One pass runs at a time; threads take turns.
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -56,6 +57,12 @@ _AUXILIARY = [
     "seqlens",
     "padding",
 ]
+
+
+_CACHES = frozenset(
+    ["past_key_values", "past_key_value", "layer_past", "past", "cache_params", "mems"]
+)
+"""Names of arguments in which networks keep what they computed from earlier tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,19 +179,36 @@ def _enter(
     arguments: dict[str, Any] = dict(inputs)
     tagged: dict[str, Tensor] = {}
     for name, value in inputs.items():
+        if _holds_tokens(name, value):
+            raise InputError(
+                f"{name} holds what the network computed from earlier tokens, which relmap did not "
+                f"see: pass the whole text instead of {name}"
+            )
+        if name in _CACHES:  # the network writes into it, and may run more than once
+            arguments[name] = copy.deepcopy(value)
         if not isinstance(value, Tensor) or is_auxiliary(name, value):
             continue
-        copy = value.detach().clone()
-        if is_floating(copy):
-            copy = copy.requires_grad_().clone()
-        recorder.add_input(name, copy)
-        arguments[name] = tagged[name] = copy
+        twin = value.detach().clone()
+        if is_floating(twin):
+            twin = twin.requires_grad_().clone()
+        recorder.add_input(name, twin)
+        arguments[name] = tagged[name] = twin
     if not tagged:
         raise InputError(
             f"none of the inputs ({', '.join(inputs)}) is a tensor whose tokens could be "
             "explained; a list of tensors has to be stacked into one"
         )
     return arguments, tagged
+
+
+def _holds_tokens(name: str, value: Any) -> bool:
+    """Whether an argument is a cache that is not empty."""
+    if name not in _CACHES or value is None or isinstance(value, bool):
+        return False
+    length = getattr(value, "get_seq_length", None)
+    if length is not None:
+        return bool(length())
+    return not isinstance(value, (tuple, list)) or len(value) > 0
 
 
 def is_auxiliary(name: str, value: Tensor) -> bool:

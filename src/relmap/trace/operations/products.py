@@ -89,7 +89,7 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
     if any(axis in tag.labels.varying for axis in gone):
         features = [a for a in range(tensor.ndim) if a in gone or a not in tag.labels.varying]
         numbers = Labels.number(tag.labels.shape, features)
-        mixed = _weighs_tokens(tag, tensor, letters, out)
+        mixed = _mixes_tokens(call, tag, letters, out)
         tag = call.notebook.merge(tag, tensor, numbers, tag.labels)
         tag.state.scrambled = mixed
     node = call.notebook.node(tag.node)
@@ -100,15 +100,28 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
     return Tokens(tag.state, labels, node, tag.pending)
 
 
-def _weighs_tokens(tag: Tokens, tensor: Tensor, letters: str, out: str) -> bool:
-    """Whether weights mix tokens feature by feature, each of them with a weight of its own.
+def _mixes_tokens(call: Call, tag: Tokens, letters: str, out: str) -> bool:
+    """Whether weights make several tokens of several tokens, feature by feature.
 
-    Tokens folded into the features of fewer tokens are merged instead, all of each together.
+    Tokens folded into the features of fewer tokens, or summed up into a single one, are merged; so
+    are streams of the same tokens side by side, which lie outside of the examples.
     """
-    return any(
-        letter in out and axis not in tag.labels.varying and tensor.shape[axis] > 1
-        for axis, letter in enumerate(letters)
-    )
+    sizes = zip(out, call.shape, strict=True)
+    many = any(size > 1 and letter not in letters for letter, size in sizes)
+    features = [
+        axis for axis, letter in enumerate(letters)
+        if letter in out and axis not in tag.labels.varying and tag.labels.shape[axis] > 1
+    ]  # fmt: skip
+    return many and bool(features) and not _outermost(tag, letters, out)
+
+
+def _outermost(tag: Tokens, letters: str, out: str) -> bool:
+    """Whether tokens are numbered along what is left of them before they are along what goes."""
+    steps: dict[bool, list[int]] = {True: [], False: []}
+    for axis in tag.labels.varying:
+        pair = tag.labels.values.movedim(axis, 0)[:2].flatten(1)[:, 0]
+        steps[letters[axis] in out].append(abs(int(pair[1] - pair[0])))
+    return bool(steps[True]) and min(steps[False], default=0) > max(steps[True])
 
 
 def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Tag:
