@@ -172,6 +172,7 @@ def function_name(function: Any) -> str:
     Properties are called get_ and their own name, operators of a library by both of their names.
 
     Example:
+        >>> import torch
         >>> function_name(torch.Tensor.shape.__get__), function_name(torch.nn.functional.gelu)
         ('get_shape', 'gelu')
     """

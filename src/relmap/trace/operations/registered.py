@@ -126,7 +126,10 @@ class Operations:
             with self._lock:
                 self._file(entry)
         except InputError as error:
-            raise InputError(f"The operation {name!r} cannot be registered: {error}.") from error
+            end = "" if str(error).endswith("?") else "."
+            raise InputError(
+                f"The operation {name!r} cannot be registered: {error}{end}"
+            ) from error
 
     def reserve(self, kind: str, names: Collection[str]) -> None:
         """Note that relmap's own tables have rules of a kind for these names."""
