@@ -171,8 +171,8 @@ def test_two_processes_train_as_one(run, tmp_path):
         named = [str(part) for key, value in options.items() for part in (f"--{key}", value)]
         commands.append(["train", task, "--device", "cpu", *named])
     script = tmp_path / "both.py"  # one start of two processes for both tasks
-    script.write_text(f"from relmap.cli import app\nfor one in {commands!r}:\n")
-    script.write_text(script.read_text() + "    app(one, standalone_mode=False)\n")
+    script.write_text(f"from relmap.cli import program\nfor one in {commands!r}:\n")
+    script.write_text(script.read_text() + "    program()(one, standalone_mode=False)\n")
     launch = "-m accelerate.commands.launch --cpu --num_processes 2 --num_machines 1 "
     launch += "--mixed_precision no --dynamo_backend no --main_process_port 0"
     done = subprocess.run(
@@ -195,7 +195,7 @@ def test_a_blind_model_knows_only_what_it_sees(run, tmp_path, blind):
     results = train_vqa(replace(run, blind=blind, samples=320))
     assert "This is a control" in (run.output / "README.md").read_text()
     arguments = f"score vqa --model {run.output} --data {run.data} --split val --cache {run.cache}"
-    found = CliRunner().invoke(cli.app, f"{arguments} --submission {tmp_path / 'said.json'}")
+    found = CliRunner().invoke(cli.program(), f"{arguments} --submission {tmp_path / 'said.json'}")
     assert f"{100 * results['scores']['val']['accuracy']:.2f} %" in found.output
     entries = json.loads((tmp_path / "said.json").read_text())
     said = {entry["question_id"]: entry["answer"] for entry in entries}
@@ -320,11 +320,11 @@ def test_an_output_that_is_something_else_is_left_alone(run):
 def test_the_command_line_trains_and_scores(run, world, tmp_path):
     arguments = ["train", "vqa", "--data", run.data, "--clip", run.clip, "--mapper", "a"]
     arguments += ["--recipe", run.recipe, "--output", run.output, "--cache", run.cache]
-    done = CliRunner().invoke(cli.app, [str(one) for one in (*arguments, "--samples", 16)])
+    done = CliRunner().invoke(cli.program(), [str(one) for one in (*arguments, "--samples", 16)])
     assert done.exit_code == 0, done.output
     arguments = ["score", "vqa", "--model", run.output, "--data", run.data, "--split", "test"]
     arguments += ["--cache", run.cache, "--submission", tmp_path / "said.json"]
-    done = CliRunner().invoke(cli.app, [str(one) for one in arguments])
+    done = CliRunner().invoke(cli.program(), [str(one) for one in arguments])
     assert done.exit_code == 0, done.output
     assert "answer: yes/no" in done.output
     assert len(json.loads((tmp_path / "said.json").read_text())) == 24

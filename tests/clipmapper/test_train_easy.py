@@ -370,7 +370,7 @@ class TestRun:
 
         monkeypatch.setattr(easy_vqa, "train_easy_vqa", fake)
         words = ["train", "easy-vqa", "--data", easy, "--output", tmp_path, "--seed", "3"]
-        outcome = CliRunner().invoke(cli.app, [str(word) for word in words])
+        outcome = CliRunner().invoke(cli.program(), [str(word) for word in words])
         assert outcome.exit_code == 0, outcome.output
         assert seen == {"seed": 3, "samples": None}
         assert outcome.output.count("50.00 %") == 6
@@ -382,7 +382,7 @@ def test_the_clip_of_easy_vqa_can_be_trained_by_command(easy, tmp_path, monkeypa
     monkeypatch.setattr(clip_folder, "CLIPS", {"scenes": ClipSource(), "easy-vqa": SOURCE})
     words = ["train", "clip", "--data", easy, "--output", tmp_path / "clip"]
     words += ["--recipe", "easy-vqa", "--samples", "32"]
-    outcome = CliRunner().invoke(cli.app, [str(word) for word in words])
+    outcome = CliRunner().invoke(cli.program(), [str(word) for word in words])
     assert outcome.exit_code == 0, outcome.output
     assert "image to text" in (tmp_path / "clip/README.md").read_text()
     about = json.loads((tmp_path / "clip/training.json").read_text())
@@ -393,7 +393,7 @@ def test_the_clip_of_easy_vqa_can_be_trained_by_command(easy, tmp_path, monkeypa
 @pytest.mark.parametrize("command", ["clip", "easy-vqa"])
 def test_a_length_below_one_is_one_sentence(easy, tmp_path, command, samples):
     words = ["train", command, "--data", str(easy), "--output", str(tmp_path / "o")]
-    outcome = CliRunner().invoke(cli.app, [*words, "--samples", samples])
+    outcome = CliRunner().invoke(cli.program(), [*words, "--samples", samples])
     assert outcome.exit_code == 2
     assert f"samples must be above 0, not {samples}" in outcome.output
     assert not (tmp_path / "o").exists()

@@ -278,6 +278,7 @@ def test_quantities_that_nobody_has_are_left_out_though_a_method_failed(tmp_path
     found = table(tmp_path, [*rows, *failed], ["genatt", "tam"], metric)
     assert {quantity for _, quantity in found} == {"positive", "negative"}
     assert found["tam", "positive"].errors == 2
+    (tmp_path / "none").mkdir()
     nothing = table(tmp_path / "none", failed, ["tam"], metric)
     assert all(cell.value is None and cell.errors == 2 for cell in nothing.values())
     assert nothing
