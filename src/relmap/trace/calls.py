@@ -138,8 +138,10 @@ def along(call: Call, tag: Tokens | Pair, copies: bool = False) -> Tag:
     node = call.notebook.node
     if isinstance(tag, Pair):
         return move_pair(tag, lambda labels: labels.broadcast_to(call.shape))
-    new = node(origin=tag.node) if copies else node(tag.node)
-    return Tokens(tag.state, tag.labels.broadcast_to(call.shape), new, tag.pending)
+    labels = tag.labels.broadcast_to(call.shape)
+    if copies:
+        return Tokens(tag.state, labels, node(origin=tag.node), tag.pending)
+    return Tokens(tag.state, labels, node(tag.node), tag.pending and tag.pending.changed())
 
 
 def move_pair(pair: Pair, move: Callable[[Labels], Labels], axis: int | None = None) -> Pair:

@@ -69,12 +69,7 @@ class Notebook:
         kept = tensor.__dict__.get(_TAG)
         if kept is None or kept[0] is not self:
             return self._foreign(tensor) if tensor.requires_grad and tensor.grad_fn else None
-        tag = kept[1]
-        if isinstance(tag, Tokens) and tag.pending is not None:
-            settled = self._settled.get(tag.pending.key)
-            if settled is not None:
-                return Tokens(settled, tag.labels, tag.node)
-        return tag
+        return kept[1]
 
     def _foreign(self, tensor: Tensor) -> Lost:
         """A tensor that takes part in autograd, but that no watched function returned."""
@@ -210,7 +205,9 @@ class Notebook:
         """Make the tokens of a tensor a state that others can be made from.
 
         A raw input becomes tokens (its last axis is the feature axis); an attention output that
-        never met a residual becomes a state without one, once for each set of attentions.
+        has not met its residual becomes a state without one, once for each set of attentions. It
+        may meet its residual all the same, and then the state counts for nothing unless somebody
+        reads it: a statistic that is only written down leaves the graph as it is.
         """
         if tag.state.kind == "input" and tensor is not None and tensor.ndim:
             tag = self.tokens_of_input(tensor, tag, [tensor.ndim - 1])
@@ -232,6 +229,10 @@ class Notebook:
             state.read = True
             self._settled[tag.pending.key] = state
         return Tokens(state, tag.labels, tag.node)
+
+    def settled_as(self, tag: Tokens) -> StateDraft | None:
+        """The state that an attention output became when it was read, if it was."""
+        return None if tag.pending is None else self._settled.get(tag.pending.key)
 
     def learn(self, tensor: Tensor, features: Sequence[int]) -> Tokens:
         """See a constant as learned tokens, numbered over all axes that are not features."""

@@ -145,7 +145,10 @@ def _same_places(given: Tensor, tag: Tokens, result: Tensor) -> Labels | None:
     axes = _token_axes(given, tag)
     if not axes or any(given.shape[axis] != result.shape[axis] for axis in axes):
         return None
-    return Labels(tuple(result.shape), tag.labels.values)
+    values = tag.labels.values
+    for axis in set(tag.labels.varying).difference(axes):  # the features of a raw input
+        values = values.narrow(axis, 0, 1)
+    return Labels(tuple(result.shape), values)
 
 
 def _token_axes(tensor: Tensor, tag: Tokens) -> tuple[int, ...]:

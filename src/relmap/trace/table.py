@@ -16,6 +16,7 @@ from relmap.trace.operations import (
     attention,
     concatenation,
     convolutions,
+    gates,
     movement,
     multi_head,
     products,
@@ -58,7 +59,7 @@ _TABLE: dict[Rule, str] = {
     # element by element
     additions.add: "add sub",
     additions.addcmul: "addcmul lerp",
-    additions.pointwise: """
+    gates.pointwise: """
         mul div neg pow sqrt rsqrt exp exp2 log log1p log2 abs square sigmoid tanh relu relu6 gelu
         silu mish elu celu selu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign
         logsigmoid log_sigmoid threshold erf sin cos tan atan clamp clamp_min clamp_max sign

@@ -106,17 +106,23 @@ class Pending:
     """Attention outputs that have not met their residual yet; `branch` is what they sum to.
 
     `held` is what else was added to them: a feed-forward branch if the residual stream comes, and
-    otherwise the residual itself (a gated, normed or projected one), with the sum of both.
+    otherwise the residual itself (a gated, normed or projected one), with the sum of both. `whole`
+    says that a function of this sum came after it, so that only the whole of it can be added.
     """
 
     attentions: tuple[AttentionDraft, ...]
     branch: Activation | None = None
     held: tuple[Activation, Activation] | None = None
+    whole: bool = False
 
     @property
     def key(self) -> frozenset[int]:
         """What identifies the set of attentions."""
         return frozenset(draft.index for draft in self.attentions)
+
+    def changed(self) -> Pending:
+        """What is pending after a function that does not go through sums."""
+        return self if self.branch is None else replace(self, whole=True)
 
 
 @dataclass(slots=True, eq=False)

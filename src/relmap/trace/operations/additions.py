@@ -1,4 +1,4 @@
-"""Additions and other pointwise functions of several token tensors.
+"""Additions of several token tensors.
 
 The addition that joins an attention's output to an ancestor of its query (or keys) is the residual
 join and opens the next state. Every other addition of tokens is told apart here: biases, parallel
@@ -10,15 +10,18 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from relmap._torch_private import version_of
+from relmap.trace.ancestry import scrambled
 from relmap.trace.calls import Call, along, move_pair
 from relmap.trace.labels import Labels
 from relmap.trace.tags import (
     FOLDED,
     Pair,
     Pending,
+    StateDraft,
     Tag,
     Tokens,
     activation,
@@ -28,27 +31,6 @@ from relmap.trace.tags import (
 
 if TYPE_CHECKING:
     from relmap.trace.drafts import Notebook
-
-_COPIES = frozenset(
-    ["add", "sub", "mul", "div", "neg", "dropout", "feature_dropout", "alpha_dropout"]
-)
-
-
-def pointwise(call: Call) -> Tag | None:
-    """A function of each element alone."""
-    if lost := call.first_lost():
-        return lost
-    known = call.known()
-    if len(known) == 1:
-        return along(call, known[0][1], copies=call.name in _COPIES)
-    if any(isinstance(tag, Pair) for _, tag in known):
-        return _scores(call, known)
-    (first, left), (second, right) = known[:2]
-    assert isinstance(left, Tokens)
-    assert isinstance(right, Tokens)
-    if len(known) > 2:
-        return call.lost("combines three token tensors")
-    return _gate(call, (first, second), left, right)
 
 
 def add(call: Call) -> Tag | None:
@@ -60,7 +42,7 @@ def add(call: Call) -> Tag | None:
         return along(call, tag) if isinstance(tag, Tokens) else None
     known = call.known()
     if any(isinstance(tag, Pair) for _, tag in known):
-        return _scores(call, known)
+        return scores(call, known)
     if len(known) == 1:
         return _with_constant(call, known[0][0], known[0][1])
     (first, left), (second, right) = known[:2]
@@ -79,7 +61,7 @@ def addcmul(call: Call) -> Tag | None:
     return call.lost("combines several token tensors at once")
 
 
-def _scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
+def scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
     """Scores with a bias, a mask, a scale, or other scores: still scores."""
     pair = next(tag for _, tag in known if isinstance(tag, Pair))
     with_tokens = any(isinstance(tag, Tokens) for _, tag in known)
@@ -117,12 +99,12 @@ def _same_shape(tensor: Tensor, call: Call) -> bool:
 
 def _add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
     notebook = call.notebook
-    left, right = _as_tokens(notebook, tensors, left, right)
+    left, right = settled_apart(notebook, tensors, *as_tokens(notebook, tensors, left, right))
     if left.pending and right.pending:
         if left.state is right.state or left.labels.same_as(right.labels):
-            union = _union(left.pending, right.pending)
+            both = union(left.pending, right.pending)
             node = notebook.node(left.node, right.node)
-            return Tokens(left.state, left.labels.broadcast_to(call.shape), node, union)
+            return Tokens(left.state, left.labels.broadcast_to(call.shape), node, both)
         right = notebook.settle(right, tensors[1])
     if right.pending:
         return _meet(call, (tensors[1], tensors[0]), right, left)
@@ -139,11 +121,12 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
     labels = other.labels.broadcast_to(shape)
     wide = set(branch.labels.broadcast_to(shape).varying) <= set(labels.varying)
     if wide and _is_residual(pending, other):
-        kept = pending.branch or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
+        apart = None if pending.whole else pending.branch
+        kept = apart or _keep(call, tensors[0], branch.labels.broadcast_to(shape))
         values = (_keep(call, tensors[1], labels), kept)
         joined = notebook.join(branch, other, values, call.result)
         entering = joined.state.residual
-        if notebook.taped and pending.held is not None and entering is not None:
+        if notebook.taped and apart and pending.held is not None and entering is not None:
             # A feed-forward branch beside the attention reads what the attention reads.
             joined.state.additions.append((entering, pending.held[0]))
         return joined
@@ -156,9 +139,13 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
         if labels.same_as(other.labels.broadcast_to(shape)):
             total = activation(call.result, labels, value=False)
             held = (_keep(call, tensors[1], labels), total)
-        return Tokens(branch.state, labels, node, Pending(pending.attentions, kept, held))
+        return Tokens(
+            branch.state, labels, node, Pending(pending.attentions, kept, held, pending.whole)
+        )
     if _beside(branch, other):
         return _join_beside(call, tensors, branch, other)
+    if is_statistic(notebook, branch, other, shape):
+        return with_statistic(call, branch, other)
     settled = notebook.settle(branch, tensors[0])
     return _add_settled(call, tensors, settled, other)
 
@@ -201,6 +188,64 @@ def _is_residual(pending: Pending, other: Tokens) -> bool:
     return False
 
 
+def settled_apart(
+    notebook: Notebook, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
+) -> tuple[Tokens, Tokens]:
+    """An output that the other operand was computed from is a state by now, its residual say."""
+    sides = [left, right]
+    shape = tuple(torch.broadcast_shapes(*(tensor.shape for tensor in tensors)))
+    for mine, theirs in ((0, 1), (1, 0)):
+        tag, other = sides[mine], sides[theirs]
+        if _was_read_by(notebook, tag, other) and not is_statistic(notebook, tag, other, shape):
+            sides[mine] = notebook.settle(tag, tensors[mine])
+    return sides[0], sides[1]
+
+
+def _was_read_by(notebook: Notebook, tag: Tokens, other: Tokens) -> bool:
+    """Whether an attention's output went into tokens, or into the attention they come from."""
+    if tag.pending is None:
+        return False
+    if other.pending is not None and other.pending.key != tag.pending.key:
+        return _is_residual(other.pending, tag)
+    state = notebook.settled_as(tag)
+    return state is not None and _made_of(other.state, state)
+
+
+def _made_of(state: StateDraft, ancestor: StateDraft) -> bool:
+    """Whether a state is another one, or its tokens come from that one's over links."""
+    waiting, seen = [state], {state.index}
+    while waiting:
+        current = waiting.pop()
+        if current is ancestor:
+            return True
+        for parent, _, _ in current.links:
+            if parent.index >= ancestor.index and parent.index not in seen:
+                seen.add(parent.index)
+                waiting.append(parent)
+    return False
+
+
+def is_statistic(notebook: Notebook, branch: Tokens, other: Tokens, shape: tuple[int, ...]) -> bool:
+    """Whether an operand is a number for many tokens that was computed from the branch itself."""
+    state = notebook.settled_as(branch)
+    if state is None or other.pending is not None or not _made_of(other.state, state):
+        return False
+    if scrambled([other.state], state.index) is not None:
+        return False
+    theirs = set(other.labels.broadcast_to(shape).varying)
+    return theirs < set(branch.labels.broadcast_to(shape).varying)
+
+
+def with_statistic(call: Call, branch: Tokens, *others: Tokens) -> Tokens:
+    """A branch centred, scaled or clamped by a statistic of its tokens is still that branch."""
+    notebook = call.notebook
+    node = notebook.node(branch.node, *(other.node for other in others))
+    notebook.flag("a statistic taken over several tokens", node)
+    assert branch.pending is not None
+    labels = branch.labels.broadcast_to(call.shape)
+    return Tokens(branch.state, labels, node, branch.pending.changed())
+
+
 def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
     notebook, shape = call.notebook, call.shape
     node = notebook.node(left.node, right.node)
@@ -210,14 +255,14 @@ def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right
         finer = (left, labels) if labels.values.numel() >= other.values.numel() else (right, other)
         return Tokens(finer[0].state, finer[1], node)
     alike = labels.same_as(other)
-    together = _same_tokens(labels, other) if left.state is right.state else None
+    together = same_tokens(labels, other) if left.state is right.state else None
     if together is not None:
         _end(call, (left, right), tensors, together)
         return Tokens(left.state, together, node)
-    if alike and _inside_join(left, right):
+    if alike and inside_join(left, right):
         _end(call, (left, right), tensors, labels)
         return Tokens(left.state, labels, node)
-    if alike and _inside_join(right, left):
+    if alike and inside_join(right, left):
         _end(call, (right, left), (tensors[1], tensors[0]), labels)
         return Tokens(right.state, labels, node)
     raw = [tag.state.kind == "source" and not tag.state.settled for tag in (left, right)]
@@ -265,7 +310,7 @@ def _unprojected(tokens: Tokens) -> bool:
     return False
 
 
-def _same_tokens(left: Labels, right: Labels) -> Labels | None:
+def same_tokens(left: Labels, right: Labels) -> Labels | None:
     """Labels of two tensors of one state that hold the same tokens place by place.
 
     Where one of them holds none (an expert that was not chosen) the other's count.
@@ -277,12 +322,17 @@ def _same_tokens(left: Labels, right: Labels) -> Labels | None:
     return left.agree(right)
 
 
-def _inside_join(joined: Tokens, other: Tokens) -> bool:
-    """A parallel feed-forward branch that is added after the attention's own join."""
+def inside_join(joined: Tokens, other: Tokens) -> bool:
+    """A parallel feed-forward branch that is added after the attention's own join.
+
+    It may have been scaled or dropped out since; the stream itself, scaled, is no branch.
+    """
     links = joined.state.links
-    if joined.state.kind != "join" or not links or other.node.origin is not None:
+    if joined.state.kind != "join" or not links or links[0][0] is not other.state:
         return False
-    return links[0][0] is other.state
+    return other.node.origin is None or not _is_residual(
+        Pending(tuple(joined.state.attentions)), other
+    )
 
 
 def _colocated(call: Call, left: Tokens, right: Tokens, labels: Labels) -> Tokens:
@@ -299,7 +349,7 @@ def _colocated(call: Call, left: Tokens, right: Tokens, labels: Labels) -> Token
     return Tokens(state, labels, notebook.node(left.node, right.node))
 
 
-def _as_tokens(
+def as_tokens(
     notebook: Notebook, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens
 ) -> tuple[Tokens, Tokens]:
     """A raw input added to tokens is seen as tokens along the same axes."""
@@ -316,47 +366,7 @@ def _as_tokens(
     return sides[0], sides[1]
 
 
-def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
-    """Products and other functions of two token tensors: gates keep the tokens they gate."""
-    notebook, shape = call.notebook, call.shape
-    left, right = _as_tokens(notebook, tensors, left, right)
-    labels = [tag.labels.broadcast_to(shape) for tag in (left, right)]
-    node = notebook.node(left.node, right.node)
-    if left.state is right.state and not (left.pending or right.pending):
-        together = _same_tokens(labels[0], labels[1])
-        if together is not None:
-            return Tokens(left.state, together, node)
-    if left.pending or right.pending:
-        branch, other = (left, right) if left.pending else (right, left)
-        if other.pending is None and labels[0].same_as(labels[1]):
-            return Tokens(branch.state, labels[0], node, branch.pending)
-        left, right = (notebook.settle(t, x) for t, x in zip((left, right), tensors, strict=True))
-    if labels[0].same_as(labels[1]):
-        if left.state is right.state or _inside_join(left, right):
-            return Tokens(left.state, labels[0], node)
-        if _inside_join(right, left):
-            return Tokens(right.state, labels[1], node)
-        return notebook.sum((left, right), tensors, call.result)
-    finer = 0 if labels[0].values.numel() >= labels[1].values.numel() else 1
-    scalar = [
-        _one_number_each(tensor, tag) for tensor, tag in zip(tensors, (left, right), strict=True)
-    ]
-    if scalar[0] != scalar[1]:
-        finer = int(scalar[0])
-    elif not set(labels[1 - finer].varying) < set(labels[finer].varying):
-        return call.lost("multiplies different tokens with each other")
-    keep, gate = ((left, right), (right, left))[finer]
-    if keep.state.settled and gate.state.kind != "input":
-        notebook.flag("a gate computed from several tokens", node)
-    return Tokens(keep.state, labels[finer], node)
-
-
-def _one_number_each(tensor: Tensor, tag: Tokens) -> bool:
-    """Whether a tensor holds a single number for each token, as gates and norms do."""
-    return tensor.numel() == tag.labels.values.numel()
-
-
-def _union(left: Pending, right: Pending) -> Pending:
+def union(left: Pending, right: Pending) -> Pending:
     known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
     attentions = tuple(known[index] for index in sorted(known))
     return Pending(attentions, left.branch or right.branch, left.held or right.held)

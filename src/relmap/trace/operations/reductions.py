@@ -13,7 +13,7 @@ from torch import Tensor
 
 from relmap.trace.calls import PARTS, Call, along, constant_along, move_pair
 from relmap.trace.labels import Labels
-from relmap.trace.operations.additions import pointwise
+from relmap.trace.operations.gates import pointwise
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, activation, is_floating
 
 
@@ -143,6 +143,7 @@ def softmax(call: Call) -> Tag | None:
         return _reduced_over(call, tag, (axis,))
     tag = constant_along(tag, axis) or tag
     if axis in tag.labels.varying:
+        tag = call.notebook.settle(tag, call.operands[0])
         return Pair(None, Tokens(tag.state, tag.labels, tag.node), (tag.node,), axis)
     return along(call, tag)
 
