@@ -169,7 +169,7 @@ def _attribution(
         layout=followed.layouts,
         target=followed.resolved.names,
         prediction=followed.resolved.prediction,
-        meta=provenance(asked.model, graph, *options, backward),
+        meta=provenance(asked.model, graph, asked.arguments, *options, backward),
         inputs=asked.drawn(),
     )
 

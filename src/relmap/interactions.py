@@ -257,7 +257,13 @@ def _result(
         target=followed.resolved.names,
         prediction=followed.resolved.prediction,
         meta=provenance(
-            asked.model, followed.passed.graph, asked.entry.name, settings, chosen, asked.backward
+            asked.model,
+            followed.passed.graph,
+            asked.arguments,
+            asked.entry.name,
+            settings,
+            chosen,
+            asked.backward,
         ),
         inputs=asked.drawn(),
     )

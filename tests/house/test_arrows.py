@@ -28,7 +28,7 @@ ROWS = (
     {"backwards.operation_rules"},
     {"relevance", "targets.answers"},
     {"backwards", "methods", "targets", "result"},
-    {"request.argument_roles", "request.readers", "request.forward_arguments"},
+    {"request.readers", "request.forward_arguments"},
     {"request.processors"},
     {"models", "scoring", "data"},
     {"request"},

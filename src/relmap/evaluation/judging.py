@@ -33,6 +33,7 @@ from relmap.request.request import read_request
 from relmap.result.attribution import Attribution
 from relmap.targets import Resolved
 from relmap.targets.answers import TargetContext
+from relmap.trace.argument_roles import PICTURES
 
 __all__ = ["Numbered", "judge"]
 
@@ -124,7 +125,7 @@ def _stacked(arguments: Sequence[Mapping[str, Tensor]]) -> dict[str, Any]:
 def _tensors(model: Model, given: Mapping[str, list[Any]]) -> dict[str, Any]:
     """What a bare network takes: tensors that are prepared already, stacked."""
     names = forward_names(model.network)
-    known = {"image": ("pixel_values", "x", "images"), "text": ("input_ids", "src")}
+    known = {"image": PICTURES, "text": ("input_ids", "src")}
     return {
         next((name for name in known[kind] if name in names), names[0]): torch.stack(values)
         for kind, values in given.items()

@@ -27,16 +27,8 @@ from relmap.request.layouts import special_ids
 from relmap.request.request import Request
 from relmap.result.token_text import pieces
 from relmap.targets.answers import TargetContext, decoded, token_logits
+from relmap.trace.argument_roles import BESIDE_TEXT, ids_name
 from relmap.trace.tracing import evaluating
-
-# What goes on beside the tokens of a text: a number for the new ones, or None to repeat the last.
-_BESIDE: dict[str, int | None] = {
-    "attention_mask": 1,
-    "token_type_ids": 0,
-    "mm_token_type_ids": 0,
-    "image_embeds_position_mask": 0,
-    "cross_attention_mask": None,
-}
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +64,7 @@ def continued(asked: Request, text: str | Sequence[int] | Tensor | None, most: i
     network = asked.model.network
     if count_examples(network, asked.arguments) != 1:
         raise InputError("one caption is explained at a time: give one picture, or one prompt")
-    name = "decoder_input_ids" if "decoder_input_ids" in asked.arguments else "input_ids"
+    name = ids_name(asked.arguments)
     prompt = _prompt(asked, name)
     limit = text_limit(network, asked.model.tokenizer)
     if text is None:
@@ -158,7 +150,7 @@ def _longer(asked: Request, name: str, prompt: Tensor, added: Tensor) -> dict[st
     prefix = name.removesuffix("input_ids")
     arguments.pop(f"{prefix}position_ids", None)
     arguments[name] = torch.cat([prompt, added[None]], dim=1)
-    for key, value in _BESIDE.items():
+    for key, value in BESIDE_TEXT.items():
         known = arguments.get(prefix + key)
         if isinstance(known, Tensor) and known.shape[:2] == prompt.shape:
             last = known[:, -1:] if value is None else torch.full_like(known[:, -1:], value)

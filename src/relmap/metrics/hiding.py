@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from relmap.errors import InputError, MissingExtraError
 from relmap.result.layout import Layout
 from relmap.targets.answers import Answer, TargetContext, read_answer
+from relmap.trace.argument_roles import belongs
 
 __all__ = ["FILLS", "Response", "Subject"]
 
@@ -318,7 +319,7 @@ def _shortened(
     for name, value in arguments.items():
         if not isinstance(value, Tensor) or value.shape[:2] != kept.shape[:2]:
             continue
-        if name in layout.names or _belongs(name, source, layout.modality):
+        if name in layout.names or belongs(name, source, layout.modality == "text"):
             here = kept.to(value.device)
             found[name] = value[here].view(len(kept), -1, *value.shape[2:])
             if empty and (name == source or value.is_floating_point()):
@@ -329,16 +330,3 @@ def _shortened(
             f"does not begin with (batch, {length} tokens)"
         )
     return found
-
-
-def _belongs(name: str, source: str, modality: str) -> bool:
-    """Whether an argument of the same length goes with a source: its mask, positions or types.
-
-    Two sources may happen to have one length. Forward arguments of boxes and patches share the
-    first word of their names (visual_feats, visual_pos, visual_attention_mask); those of text have
-    no such word.
-    """
-    begin = f"{source.partition('_')[0]}_"
-    if modality != "text" or begin == "decoder_":
-        return name.startswith(begin)
-    return not name.startswith(("visual_", "image_", "pixel_", "decoder_"))

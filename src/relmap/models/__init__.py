@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from relmap.errors import InputError
 from relmap.registry import Entry, Registry
+from relmap.trace.argument_roles import PICTURES
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -141,8 +142,7 @@ def pictures(model: Model, inputs: Mapping[str, Any]) -> list[Image] | None:
     """The pictures as the network sees them, cut and sized, to lay maps on; None without any."""
     from PIL import Image
 
-    names = ("pixel_values", "image", "x")
-    pixels = next((inputs[name] for name in names if name in inputs), None)
+    pixels = next((inputs[name] for name in PICTURES if name in inputs), None)
     if not isinstance(pixels, Tensor) or pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         return None
     if not pixels.is_floating_point():

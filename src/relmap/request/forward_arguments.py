@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from relmap._torch_private import has_head
 from relmap.errors import InputError
+from relmap.trace.argument_roles import MAIN, PER_EXAMPLE, may_be_infinite
 
 __all__ = [
     "check_finite",
@@ -33,9 +34,6 @@ __all__ = [
     "start_token",
     "text_limit",
 ]
-
-_IMAGE = ("pixel_values", "pixel_mask")
-_TEXT = ("input_ids", "attention_mask", "token_type_ids", "position_ids", "bbox")
 
 
 def complete(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -92,7 +90,7 @@ def pair(network: nn.Module, inputs: Mapping[str, Any]) -> dict[str, Any]:
     if not (_is_tensor(pixels, 4) and _is_tensor(ids, 2)) or _counts_its_own_examples(network):
         return arguments
     batch = max(len(pixels), len(ids))
-    for name in _IMAGE + _TEXT:
+    for name in PER_EXAMPLE:
         value = arguments.get(name)
         if isinstance(value, Tensor) and value.ndim > 0 and len(value) == 1 < batch:
             arguments[name] = value.repeat(batch, *[1] * (value.ndim - 1))
@@ -154,7 +152,7 @@ def check_finite(inputs: Mapping[str, Any]) -> None:
             if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
                 continue
             bad = tensor.isnan() | (tensor == torch.inf)
-            if "mask" not in name and "bias" not in name:
+            if not may_be_infinite(name):
                 bad |= tensor == -torch.inf
             if bad.any():
                 raise InputError(
@@ -256,8 +254,7 @@ def start_token(network: nn.Module) -> int | None:
 
 
 def _batch_of(inputs: Mapping[str, Any]) -> int | None:
-    names = ("input_ids", "inputs_embeds", "input_features", "input_values", "pixel_values")
-    for name in (*names, "flattened_patches", "attention_mask"):
+    for name in (*MAIN, "attention_mask"):
         value = inputs.get(name)
         if isinstance(value, Tensor) and value.ndim > 1:
             return value.shape[0]

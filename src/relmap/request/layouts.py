@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,11 +13,8 @@ from torch.nn import functional
 from relmap.backwards import Backward
 from relmap.models import Model
 from relmap.result.layout import Layout
+from relmap.trace.argument_roles import Role, modality, padding_masks, role
 from relmap.trace.graph import Source, TokenGraph
-
-_IMAGES = ("pixel", "image", "vision", "video")
-_SOUNDS = ("audio", "input_features", "input_values", "speech", "waveform", "spectrogram")
-_TEXT_MASKS = {"decoder_input_ids": "decoder_attention_mask"}
 
 
 def lay_out(model: Model, graph: TokenGraph, arguments: Mapping[str, Any]) -> dict[str, Layout]:
@@ -37,12 +34,13 @@ def mark_padding(graph: TokenGraph, layouts: Mapping[str, Layout]) -> dict[int, 
 
 
 def provenance(
-    model: Model, graph: TokenGraph, method: str, options: Mapping[str, Any], chosen: Sequence[str],
-    backward: Backward,
+    model: Model, graph: TokenGraph, arguments: Mapping[str, Any], method: str,
+    options: Mapping[str, Any], chosen: Sequence[str], backward: Backward,
 ) -> dict[str, Any]:  # fmt: skip
     """Where an attribution came from: versions, method, settings, and what is approximate.
 
-    `options` are all settings of the method, `chosen` names those that the user gave.
+    `options` are all settings of the method, `chosen` names those that the user gave; `unused` are
+    arguments of no known role that became nobody's tokens.
     """
     return {
         "relmap": version("relmap"),
@@ -61,31 +59,41 @@ def provenance(
         "trace": graph.grade,
         "mixers": list(graph.mixers),
         "approximate": list(graph.approximate),
+        "unused": _unused(graph, arguments),
     }
+
+
+def _unused(graph: TokenGraph, arguments: Mapping[str, Any]) -> list[str]:
+    """Tensors among the arguments that have no known role and are nobody's tokens."""
+    used = {name for source in graph.sources for name in source.names}
+    return [
+        name for name, value in arguments.items()
+        if isinstance(value, Tensor) and name not in used and role(name, value) is Role.DATA
+    ]  # fmt: skip
 
 
 def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layout:
     tensor = arguments[source.names[0]]
-    modality = _modality(source, tensor)
+    kind = _modality(source, tensor)
     missing = source.tokens < 0
     special = (source.elements < 0) & ~missing
     padding = missing.clone()
     tokens = None
-    if modality == "text":
+    if kind == "text":
         ids = _ids(source, tensor)
         if ids is not None:
             known = special_ids(model)
             special |= torch.isin(ids, torch.tensor(sorted(known), dtype=torch.long)) & (ids >= 0)
             tokens = _words(model, ids)
     grid, patches = source.grid, source.patches
-    if grid is None and modality == "image":
+    if grid is None and kind == "image":
         grid, patches = _packed_grid(model, source, arguments)
     mask = _mask(source, arguments)
     if mask is not None:
         padding |= ~_seen(mask, source.elements)
     return Layout(
         names=source.names,
-        modality=modality,
+        modality=kind,
         special=special & ~padding,
         padding=padding,
         tokens=tokens,
@@ -95,16 +103,12 @@ def _layout(model: Model, source: Source, arguments: Mapping[str, Any]) -> Layou
 
 
 def _modality(source: Source, tensor: Tensor) -> str:
-    name = source.names[0].lower()
+    said = modality(source.names[0])
     if not tensor.is_floating_point() and tensor.ndim <= 2:
         return "text"
-    if any(part in name for part in _SOUNDS):
-        return "audio"
-    if source.grid is not None or any(part in name for part in _IMAGES) or tensor.ndim >= 4:
+    if said != "audio" and (source.grid is not None or tensor.ndim >= 4):
         return "image"
-    if name == "inputs_embeds":
-        return "text"
-    return "features"
+    return said or "features"
 
 
 def _ids(source: Source, tensor: Tensor) -> Tensor | None:
@@ -144,20 +148,35 @@ def _mask(source: Source, arguments: Mapping[str, Any]) -> Tensor | None:
         # torch.nn marks padding with True, and may hold it as a float of minus infinity.
         hidden = closed if closed.dtype == torch.bool else closed < 0
         return (~hidden).detach().cpu()
-    names = (
-        _TEXT_MASKS.get(name, ""),
-        name.replace("input_ids", "attention_mask"),
-        f"{name.removesuffix('s')}_mask",
-        name.replace("feats", "attention_mask").replace("embeds", "attention_mask"),
-        "attention_mask" if name in ("inputs_embeds", "input_ids") else "",
-    )
-    for one in names:
-        mask = arguments.get(one)
-        if one == name or not isinstance(mask, Tensor) or mask.ndim != 2:
+    batch, width = source.tokens.shape
+    spoken = "input_ids" in arguments or "inputs_embeds" in arguments
+    for other in padding_masks(name):
+        mask = arguments.get(other)
+        if other == "attention_mask" and spoken and name not in ("input_ids", "inputs_embeds"):
+            continue  # it is the text's
+        if not _marks_padding(mask, batch):
             continue
+        if modality(name) == "audio" and mask.shape[1] > width:
+            return _frames_mask(mask.detach(), width).cpu()
         if mask.numel() > int(source.elements.max()):
             return mask.detach().cpu()
     return None
+
+
+def _marks_padding(mask: Any, batch: int) -> TypeGuard[Tensor]:
+    """Whether a mask has a row for every example, and is not one that is added to scores."""
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or len(mask) != batch:
+        return False
+    return not (mask.is_floating_point() and bool((mask < 0).any()))
+
+
+def _frames_mask(mask: Tensor, frames: int) -> Tensor:
+    """A mask over the samples of a sound, as one over frames of equal width: what each begins with.
+
+    Windows that overlap are a little closer than that, so the last frame with sound in it may be
+    taken for padding, never more.
+    """
+    return functional.interpolate(mask[:, None].float(), size=frames)[:, 0] > 0
 
 
 def _packed_grid(

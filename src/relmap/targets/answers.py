@@ -19,6 +19,7 @@ from torch import Tensor
 
 from relmap._torch_private import has_head
 from relmap.errors import InputError
+from relmap.trace.argument_roles import decodes
 
 __all__ = ["Answer", "TargetContext", "fields", "last_token", "read_answer", "token_logits"]
 
@@ -115,8 +116,8 @@ def last_token(
             them.
     """
     length = logits.shape[1]
-    decoding = "decoder_input_ids" in context.inputs or "decoder_inputs_embeds" in context.inputs
-    mask = context.inputs.get("decoder_attention_mask" if decoding else "attention_mask")
+    begin = "decoder_" if decodes(context.inputs) else ""
+    mask = context.inputs.get(f"{begin}attention_mask")
     if not isinstance(mask, Tensor) or mask.ndim != 2 or len(mask) != context.batch:
         return torch.full((context.batch,), length - 1, device=logits.device)
     places = torch.arange(mask.shape[1], device=mask.device)
@@ -272,10 +273,8 @@ def _has_no_object_class(found: dict[str, Any], logits: Tensor, context: TargetC
 
 
 def _predicts_tokens(output: Any, context: TargetContext) -> bool:
-    spoken = any(
-        name in context.inputs
-        for name in ("input_ids", "inputs_embeds", "decoder_input_ids", "decoder_inputs_embeds")
-    )
+    decoding = decodes(context.inputs)
+    spoken = decoding or "input_ids" in context.inputs or "inputs_embeds" in context.inputs
     if not spoken or has_head(output, "masked", "token classes"):
         return False
     architectures = getattr(context.config, "architectures", None) or ()

@@ -17,6 +17,7 @@ from torch import Tensor
 from relmap.errors import InputError
 from relmap.targets import TARGETS, Target, TargetContext, find_token
 from relmap.targets.answers import last_token, token_logits
+from relmap.trace.argument_roles import ids_name, padding_masks
 
 __all__ = ["generated_tokens", "token_log_probability"]
 
@@ -107,7 +108,7 @@ def _position(
 
 def _passages(tokens: Any, logits: Tensor, context: TargetContext) -> list[tuple[Tensor, int]]:
     """For every example its passage and the position whose scores predict the first token."""
-    name = "decoder_input_ids" if "decoder_input_ids" in context.inputs else "input_ids"
+    name = ids_name(context.inputs)
     ids = context.inputs.get(name)
     if not isinstance(ids, Tensor) or len(ids) != context.batch:
         raise InputError("A generated passage is found in `input_ids` or `decoder_input_ids`.")
@@ -115,7 +116,7 @@ def _passages(tokens: Any, logits: Tensor, context: TargetContext) -> list[tuple
         raise InputError("Say which tokens were generated: their numbers, or how many there are.")
     ends = (last_token(logits, context) + 1).tolist()
     shift = logits.shape[1] - ids.shape[1]  # patches before the words
-    mask = context.inputs.get("decoder_attention_mask" if name != "input_ids" else "attention_mask")
+    mask = context.inputs.get(padding_masks(name)[0])
     passages = []
     for example, end in enumerate(ends):
         row = ids[example].to(logits.device)

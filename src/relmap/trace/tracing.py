@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from relmap.errors import InputError, TraceError
 from relmap.trace.ancestry import is_lost
+from relmap.trace.argument_roles import CACHES, steers
 from relmap.trace.mixers import watching_modules
 from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder, Run
@@ -26,43 +27,6 @@ from relmap.trace.replay.tape import Tape, TapedRecorder
 from relmap.trace.tags import is_floating
 
 _TURNS = threading.RLock()
-_AUXILIARY = [
-    "mask",
-    "position_id",
-    "position_embed",
-    "token_type",
-    "type_id",
-    "_size",
-    "image_sizes",
-    "grid_thw",
-    "_shape",
-    "labels",
-    "cache",
-    "past_key",
-    "head_",
-    "_lens",
-    "lengths",
-    "spatial_shapes",
-    "ratio",
-    "_index",
-    "indices",
-    "num_",
-    "noise",
-    "timestamps",
-    "time_features",
-    "bool_",
-    "global_attention",
-    "bbox",
-    "rope_",
-    "seqlens",
-    "padding",
-]
-
-
-_CACHES = frozenset(
-    ["past_key_values", "past_key_value", "layer_past", "past", "cache_params", "mems"]
-)
-"""Names of arguments in which networks keep what they computed from earlier tokens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -184,9 +148,9 @@ def _enter(
                 f"{name} holds what the network computed from earlier tokens, which relmap did not "
                 f"see: pass the whole text instead of {name}"
             )
-        if name in _CACHES:  # the network writes into it, and may run more than once
+        if name in CACHES:  # the network writes into it, and may run more than once
             arguments[name] = copy.deepcopy(value)
-        if not isinstance(value, Tensor) or is_auxiliary(name, value):
+        if not isinstance(value, Tensor) or steers(name, value):
             continue
         twin = value.detach().clone()
         if is_floating(twin):
@@ -203,19 +167,12 @@ def _enter(
 
 def _holds_tokens(name: str, value: Any) -> bool:
     """Whether an argument is a cache that is not empty."""
-    if name not in _CACHES or value is None or isinstance(value, bool):
+    if name not in CACHES or value is None or isinstance(value, bool):
         return False
     length = getattr(value, "get_seq_length", None)
     if length is not None:
         return bool(length())
     return not isinstance(value, (tuple, list)) or len(value) > 0
-
-
-def is_auxiliary(name: str, value: Tensor) -> bool:
-    """Whether an argument only steers the forward pass (masks, positions, sizes)."""
-    if value.dtype == torch.bool or value.ndim == 0:
-        return True
-    return any(part in name.lower() for part in _AUXILIARY)
 
 
 def check_network(network: nn.Module) -> None:
