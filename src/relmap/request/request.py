@@ -117,9 +117,11 @@ def following(
         Need.REPLAY in needs, reads_graph(needs),
     ) as recorded:  # fmt: skip
         copied = copy_output(recorded.output)
-        context = _context(asked, recorded.inputs, targets[0], copied.output)
-        readers = [Choices(partial(resolve, target, context=context)) for target in targets]
         with torch.enable_grad():
+            first, values = _read_function(targets[0], copied.output)
+            context = _context(asked, recorded.inputs, values)
+            meant = [first, *targets[1:]]
+            readers = [Choices(partial(resolve, target, context=context)) for target in meant]
             resolved = [reader.read(copied.output) for reader in readers]
         passage = passages[-1] if passages else None  # of the pass that counts
         passes = follow_each(recorded, copied, [one.values for one in resolved], needs, passage)
@@ -245,12 +247,28 @@ def _check_option(method: str, name: str, value: Any, hint: Any) -> None:
         raise InputError(f"{method}: {name}={value!r} is not of type {hint.__name__}")
 
 
-def _context(
-    asked: Request, tagged: Mapping[str, Tensor], target: Any, output: Any
-) -> TargetContext:
+def _read_function(target: Any, output: Any) -> tuple[Any, Any]:
+    """A target function's values, and a target that gives them again; others are left alone.
+
+    How many values there are says how many examples, which has to be known before any target is
+    read. The function itself runs once on the output: it may count, print or take long.
+    """
+    if not callable(target) or isinstance(target, Target):
+        return target, None
+    choices = Choices(target)
+    values = choices.read(output)
+
+    def read(result: Any) -> Any:
+        return values if result is output else choices.read(result)
+
+    read.__name__ = getattr(target, "__name__", type(target).__name__)
+    return read, values
+
+
+def _context(asked: Request, tagged: Mapping[str, Tensor], values: Any) -> TargetContext:
     model = asked.model
     return TargetContext(
-        batch=_batch(asked, tagged, target, output),
+        batch=_batch(asked, tagged, values),
         inputs=asked.arguments,
         config=getattr(model.network, "config", None),
         labels=model.labels,
@@ -258,12 +276,9 @@ def _context(
     )
 
 
-def _batch(asked: Request, tagged: Mapping[str, Tensor], target: Any, output: Any) -> int:
+def _batch(asked: Request, tagged: Mapping[str, Tensor], values: Any) -> int:
     """Examples in the batch: what a target function returns, or the size of the main input."""
     sizes = {axis for tensor in tagged.values() for axis in tensor.shape[:2]}
-    if callable(target) and not isinstance(target, Target):
-        with torch.no_grad():
-            values = target(output)
-        if isinstance(values, Tensor) and values.ndim == 1 and len(values) in sizes:
-            return len(values)
+    if isinstance(values, Tensor) and values.ndim == 1 and len(values) in sizes:
+        return len(values)
     return count_examples(asked.model.network, asked.arguments)

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 _INDICES = frozenset(["argmax", "argmin", "argsort"])
-_PAIRS = frozenset(["max", "min", "topk", "sort", "median", "kthvalue"])
+_PAIRS = frozenset(
+    ["max", "min", "topk", "sort", "median", "nanmedian", "mode", "kthvalue", "cummax", "cummin"]
+)
 
 
 class Choices:
@@ -73,9 +75,22 @@ class _Choosing(TorchFunctionMode):
 def _taken(name: str, indices: Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     """The values that stand at indices along the axis of a call."""
     tensor = args[0] if args else kwargs["input"]
-    place = 2 if name in ("topk", "kthvalue") else 1
-    axis = kwargs.get("dim", args[place] if len(args) > place else -1)
+    axis = _axis(name, args, kwargs)
     dropped = indices.ndim < tensor.ndim
     at = indices.unsqueeze(axis) if dropped else indices
     values = tensor.gather(axis, at)
     return values.squeeze(axis) if dropped else values
+
+
+def _axis(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> int:
+    """The axis of a call: `dim`, or `axis` as numpy spells it, or by its place; the last if none.
+
+    In `sort(stable=..., dim=...)` and `topk(k=..., dim=...)` all may be keywords; `sort(x, 0)` and
+    `kthvalue(x, 2, 0)` give it by place, behind k where there is one.
+    """
+    for keyword in ("dim", "axis"):
+        if keyword in kwargs:
+            return kwargs[keyword]
+    place = 2 if name in ("topk", "kthvalue") else 1
+    positional = args[place] if len(args) > place else -1
+    return -1 if isinstance(positional, bool) else positional
