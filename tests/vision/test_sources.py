@@ -1,6 +1,7 @@
 """Models of timm and open_clip, with random weights that the test saves."""
 
 import json
+import pickle
 
 import numpy as np
 import open_clip
@@ -21,6 +22,16 @@ CLIP = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 8},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
 }
+
+
+class Touch:
+    """What a pickle does to whoever trusts it."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (open, (str(self.path), "w"))
 
 
 def make_image(seed=0, size=(20, 24)):
@@ -96,6 +107,36 @@ class TestTimm:
         (tmp_path / "w.safetensors").unlink()
         with pytest.raises(InputError, match="holds 0 checkpoints"):
             load(f"timm:{VIT}@{tmp_path}")
+
+    @pytest.mark.parametrize("name", ["checkpoint_path", "pretrained", "cache_dir", "nonsense"])
+    def test_a_folder_names_no_weights_and_runs_no_code(self, folder, monkeypatch, name):
+        built = []
+
+        def create_model(architecture, **options):  # as timm with a loader that trusts everybody
+            built.append(options)
+            if options.get("checkpoint_path"):
+                torch.load(options["checkpoint_path"], weights_only=False)
+            return original(architecture, **options)
+
+        original = timm.create_model
+        monkeypatch.setattr(timm, "create_model", create_model)
+        evil = folder / "evil.pth"
+        evil.write_bytes(pickle.dumps(Touch(folder / "ran")))
+        settings = json.loads((folder / "config.json").read_text())
+        settings["model_args"][name] = str(evil)
+        (folder / "config.json").write_text(json.dumps(settings))
+        with pytest.raises(InputError, match=f"names '{name}', which is no argument of Vision"):
+            load(f"timm:{VIT}@{folder}")
+        assert not (folder / "ran").exists()
+        assert all(name not in options or not options[name] for options in built)
+
+    def test_where_a_folder_says_that_weights_lie_is_not_passed_on(self, folder):
+        settings = json.loads((folder / "config.json").read_text())
+        settings["pretrained_cfg"] |= {"file": "evil.pth", "url": "https://evil", "source": "file"}
+        (folder / "config.json").write_text(json.dumps(settings))
+        network = load(f"timm:{VIT}@{folder}").network
+        assert network.pretrained_cfg["mean"] == [0.5, 0.4, 0.3]
+        assert "evil" not in json.dumps(network.pretrained_cfg, default=str)
 
     def test_an_image_is_all_it_takes(self, folder):
         model = load(f"timm:{VIT}@{folder}")

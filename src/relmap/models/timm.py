@@ -1,9 +1,15 @@
-"""Models of timm: a name in its list, with its own weights, a checkpoint file or a folder."""
+"""Models of timm: a name in its list, with its own weights, a checkpoint file or a folder.
+
+A folder's `config.json` is somebody else's file. Of what it says, timm is given only what describes
+the architecture and the pictures: never a path, weights or a flag that loads some, since versions
+of timm differ in how much code a checkpoint may run.
+"""
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +23,14 @@ from relmap.request.forward_arguments import complete, forward_names
 from relmap.request.readers import check_kinds, read_image, to_list
 
 __all__ = ["timm"]
+
+PICTURES = frozenset({
+    "input_size", "mean", "std", "interpolation", "crop_pct", "crop_mode", "pool_size",
+    "fixed_input_size", "test_input_size", "test_crop_pct", "num_classes", "classifier",
+    "first_conv", "label_names", "label_descriptions",
+})  # fmt: skip
+"""What a folder may say of its pictures and classes (timm's pretrained_cfg); the rest is where
+weights lie, and who made them."""
 
 
 @SOURCES.register("timm", usage="timm:NAME[@checkpoint or folder]")
@@ -82,15 +96,16 @@ def _with_weights(library: Any, architecture: str, place: Path) -> nn.Module:
     if place.is_dir():
         settings, place = _folder(place)
     weights = read_weights(place)
-    pretrained = settings.pop("pretrained_cfg", None)
+    said = _table(settings, "pretrained_cfg")
     classes = settings.get("num_classes") or _classes(library, architecture, weights)
+    arguments = _arguments(library, architecture, _table(settings, "model_args"))
     try:
         network = library.create_model(
             architecture,
             pretrained=False,
-            pretrained_cfg_overlay=pretrained,
+            pretrained_cfg_overlay={name: said[name] for name in said if name in PICTURES},
             num_classes=classes,
-            **settings.get("model_args", {}),
+            **arguments,
         )
         network.load_state_dict(weights)
     except (RuntimeError, TypeError, ValueError) as error:
@@ -101,6 +116,44 @@ def _with_weights(library: Any, architecture: str, place: Path) -> nn.Module:
     return network
 
 
+def _table(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = settings.get(name) or {}
+    if not isinstance(found, dict):
+        raise InputError(f"{name} in config.json is a {type(found).__name__}, not a JSON object")
+    return found
+
+
+def _arguments(library: Any, architecture: str, said: Mapping[str, Any]) -> dict[str, Any]:
+    """What a folder says of the architecture, as arguments of the network's own class.
+
+    Raises:
+        InputError: It says something else, such as where weights lie.
+    """
+    given = {name: value for name, value in said.items() if value is not None}
+    if not given:
+        return {}
+    network = library.create_model(architecture, pretrained=False)
+    known = {
+        name
+        for kind in type(network).__mro__
+        for name in inspect.signature(kind.__init__).parameters
+    }
+    # what timm reads itself, before or after it makes the network: weights, caches, wrappers
+    own = {
+        name
+        for function in (library.create_model, library.models.build_model_with_cfg)
+        for name in inspect.signature(function).parameters
+    }
+    wrong = sorted(name for name in given if name not in known - own)
+    if wrong:
+        raise InputError(
+            f"model_args in config.json names {', '.join(map(repr, wrong))}, which is no argument "
+            f"of {type(network).__name__}: relmap builds the architecture and loads the weights "
+            "beside it, nothing else. Remove it from config.json."
+        )
+    return given
+
+
 def _folder(folder: Path) -> tuple[dict[str, Any], Path]:
     settings: dict[str, Any] = {}
     if (folder / "config.json").is_file():
@@ -108,6 +161,8 @@ def _folder(folder: Path) -> tuple[dict[str, Any], Path]:
             settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         except ValueError as error:
             raise InputError(f"{str(folder / 'config.json')!r} is no JSON: {error}") from error
+        if not isinstance(settings, dict):
+            raise InputError(f"{str(folder / 'config.json')!r} is no JSON object")
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
     if len(files) != 1:
         raise InputError(
