@@ -1,37 +1,39 @@
 """Judging one batch: every method explains it, every metric judges each explanation.
 
 The batch is prepared once and answered once; methods share what the model said of perturbed
-inputs. Whatever goes wrong with one example (a broken file, a text that is too long) is written
-down in its row, and the others go on.
+inputs. Whatever goes wrong with one example (a broken file, a text that is too long, a label that
+is no class) is written down in its row, and the others go on. What nobody refused but something
+raised is a bug: the first row of each kind in a batch keeps its traceback.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from relmap.data.example import Example
-from relmap.errors import InputError, MissingExtraError
+from relmap.errors import InputError, MissingExtraError, RelmapError
+from relmap.evaluation.bugs import describe_bug, read_bug
+from relmap.evaluation.measuring import measure
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.questions import Asker
 from relmap.evaluation.rows import Row
 from relmap.evaluation.specification import CENTRE, Specification
 from relmap.explanation import explain_answered
-from relmap.metrics import METRICS
 from relmap.metrics.controls import centre_blob
 from relmap.metrics.hiding import Subject
 from relmap.metrics.trial import Curve, Measured, Trial
-from relmap.metrics.word_scores import marked_words, word_scores, word_spans
 from relmap.models import Model, normalisation
 from relmap.request.forward_arguments import count_examples, forward_names
 from relmap.request.readers import read_image
 from relmap.request.request import read_request
 from relmap.result.attribution import Attribution
-from relmap.targets import Resolved
+from relmap.targets import Resolved, choose_one
 from relmap.targets.answers import TargetContext
 from relmap.trace.argument_roles import PICTURES
 
@@ -67,11 +69,22 @@ def judge(model: Model, numbered: Sequence[Numbered], plan: Plan) -> list[Row]:
     Rows of examples that could not be opened or prepared come first, one for each of them.
     """
     rows: list[Row] = []
-    batches = list(_ready(model, numbered, rows))
+    batches = list(_ready(model, _with_target(numbered, plan, rows), rows))
     for method in plan.methods:
         for batch in batches:
             rows.extend(_judge_method(model, batch, method, plan))
-    return rows
+    return _first_of_each_bug(rows)
+
+
+def _with_target(numbered: Sequence[Numbered], plan: Plan, rows: list[Row]) -> list[Numbered]:
+    """The examples that have what is to be explained: the label, where that is the target."""
+    if plan.settings.target != "label":
+        return list(numbered)
+    for unlabelled in numbered:
+        if unlabelled[1].label is None:
+            error = InputError("it has no label, which target='label' would explain")
+            rows.append(_failed(unlabelled, _NONE, _NONE, error))
+    return [labelled for labelled in numbered if labelled[1].label is not None]
 
 
 def _ready(model: Model, numbered: Sequence[Numbered], rows: list[Row]) -> Iterator[Batch]:
@@ -146,7 +159,7 @@ def _judge_method(model: Model, batch: Batch, method: Specification, plan: Plan)
         return [row for one in singles for row in _judge_method(model, one, method, plan)]
     rows: list[Row] = []
     for metric in plan.metrics:
-        rows.extend(_judge_metric(model, trial, batch, method, metric))
+        rows.extend(_judge_metric(model, trial, batch, method, metric, plan))
     return rows
 
 
@@ -216,8 +229,19 @@ def _trial(
     def prepared(example: int) -> dict[str, Any]:
         return _singles(model, batch)[example].arguments
 
+    def right(wanted: int | str) -> int:
+        answered = batch.answered
+        assert answered is not None
+        assert answered.answer is not None
+        return choose_one(wanted, answered.answer, _context(model, 1, batch.arguments))
+
     again = Asker(model, method, batch.examples, attribution, prepared)
-    return Trial(batch.examples, attribution, batch.subject, label, explain, again)
+    return Trial(batch.examples, attribution, batch.subject, label, right, explain, again)
+
+
+def _context(model: Model, rows: int, arguments: Mapping[str, Any]) -> TargetContext:
+    config = getattr(model.network, "config", None)
+    return TargetContext(rows, arguments, config, model.labels, model.tokenizer)
 
 
 def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
@@ -225,10 +249,6 @@ def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
     answer, columns = batch.answered.answer, batch.answered.columns
     if answer is None or columns is None:
         raise InputError("the model's output has no scores among which it chooses")
-
-    def context(rows: int, arguments: Mapping[str, Any]) -> TargetContext:
-        config = getattr(model.network, "config", None)
-        return TargetContext(rows, arguments, config, model.labels, model.tokenizer)
 
     mean, deviation = normalisation(model.processor)
     subject = Subject(
@@ -238,7 +258,7 @@ def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
         explained=columns,
         kind=answer.kind,
         names=tuple(example.name for example in batch.examples),
-        context=context,
+        context=partial(_context, model),
         mean=None if mean is None else tuple(mean),
         deviation=None if deviation is None else tuple(deviation),
         rows=plan.settings.batch_size,
@@ -248,98 +268,56 @@ def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
 
 
 def _judge_metric(
-    model: Model, trial: Trial, batch: Batch, method: Specification, metric: Specification
-) -> list[Row]:
-    entry = METRICS.get(metric.name)
-    measure = _MEASURES[entry.needs[0]]
+    model: Model, trial: Trial, batch: Batch, method: Specification, metric: Specification,
+    plan: Plan,
+) -> list[Row]:  # fmt: skip
     try:
-        measured = measure(model, trial, entry.function, metric)
+        measured, errors = measure(model, trial, metric)
     except MissingExtraError:
         raise
     except Exception as error:
-        return [_failed(one, method, metric, error) for one in batch.numbered]
-    return list(_rows(measured, batch, method, metric))
+        if len(batch.numbered) == 1:
+            return [_failed(batch.numbered[0], method, metric, error)]
+        return _judged_alone(model, batch, method, metric, plan)
+    wrong = [
+        _failed(batch.numbered[at], method, metric, error) for at, error in sorted(errors.items())
+    ]
+    return [*_rows(measured, batch, method, metric, set(errors)), *wrong]
 
 
-def _of_model(
-    model: Model, trial: Trial, function: Callable[..., Measured], metric: Specification
-) -> Measured:
-    return function(trial, **metric.options)
-
-
-def _of_mask(
-    model: Model, trial: Trial, function: Callable[..., Any], metric: Specification
-) -> Measured:
-    """Each map against the mask of its example, in the geometry in which the model sees it."""
-    view = trial.attribution.image
-    found: list[Mapping[str, Tensor]] = []
-    for at in range(len(trial.examples)):
-        seen = trial.again.mask(at, view.name)
-        scores = view.scores[at : at + 1].detach().cpu()
-        result = {} if seen is None else function(scores, seen, **metric.options)
-        found.append(result if isinstance(result, Mapping) else {metric.name: result})
-    return _together(found)
-
-
-def _of_words(
-    model: Model, trial: Trial, function: Callable[..., Any], metric: Specification
-) -> Measured:
-    """The relevance of each word of a text against the words that people marked."""
-    units = trial.units("text")
-    found: list[Mapping[str, Tensor]] = []
-    for at, example in enumerate(trial.examples):
-        if not example.words or example.text is None:
-            found.append({})
-            continue
-        words = word_spans(example.text)
-        offsets = _offsets(model, example.text)
-        scores = units.scores[at][~units.layout.padding[at].cpu()]
-        scored = word_scores(offsets, scores, words)
-        result = function(scored, marked_words(words, example.words), **metric.options)
-        found.append({name: torch.tensor([float(one)]) for name, one in result.items()})
-    return _together(found)
-
-
-def _offsets(model: Model, text: str) -> list[tuple[int, int]]:
-    """Where each token of a text begins and ends in it.
-
-    Raises:
-        InputError: The tokenizer does not say.
-    """
-    tokenizer = model.tokenizer
-    if tokenizer is None or not getattr(tokenizer, "is_fast", False):
-        raise InputError(
-            "words are found by the offsets of a fast tokenizer, which this model lacks"
-        )
-    return list(tokenizer(text, return_offsets_mapping=True)["offset_mapping"])
-
-
-_MEASURES: dict[str, Callable[..., Measured]] = {
-    "model": _of_model,
-    "mask": _of_mask,
-    "words": _of_words,
-}
-
-
-def _together(found: Sequence[Mapping[str, Tensor]]) -> Measured:
-    """One number for each example by quantity; NaN for examples that could not be judged."""
-    names = dict.fromkeys(name for one in found for name in one)
-    blank = torch.tensor([float("nan")])
-    return {name: torch.cat([one.get(name, blank).double() for one in found]) for name in names}
+def _judged_alone(
+    model: Model, batch: Batch, method: Specification, metric: Specification, plan: Plan
+) -> list[Row]:
+    """The rows of a metric that failed on the batch: of each example by itself."""
+    rows: list[Row] = []
+    for alone in _singles(model, batch):
+        try:
+            attribution = _explained(model, alone, method, plan)
+            trial = _trial(model, alone, method, plan, attribution)
+        except MissingExtraError:
+            raise
+        except Exception as error:
+            rows.append(_failed(alone.numbered[0], method, metric, error))
+        else:
+            rows.extend(_judge_metric(model, trial, alone, method, metric, plan))
+    return rows
 
 
 def _rows(
-    measured: Measured, batch: Batch, method: Specification, metric: Specification
+    measured: Measured, batch: Batch, method: Specification, metric: Specification, wrong: set[int]
 ) -> Iterator[Row]:
+    """A row for each number, but of examples that something was wrong with."""
+    able = [at for at in range(len(batch.numbered)) if at not in wrong]
     for quantity, values in measured.items():
         if isinstance(values, list):
-            for one, text in zip(batch.numbered, values, strict=True):
-                yield replace(_row(one, method, metric, quantity), detail=text)
+            for at in able:
+                yield replace(_row(batch.numbered[at], method, metric, quantity), detail=values[at])
             continue
         curve = isinstance(values, Curve)
         steps = values.steps if curve else (None,)
-        table = values.values if curve else values[:, None]
-        for one, line in zip(batch.numbered, table.tolist(), strict=True):
+        table = (values.values if curve else values[:, None]).tolist()
+        for at in able:
+            one, line = batch.numbered[at], table[at]
             for step, value in zip(steps, line, strict=True):
                 known = None if value != value else float(value)
                 yield _row(one, method, metric, quantity, step, known)
@@ -360,4 +338,18 @@ def _failed(
     numbered: Numbered, method: Specification, metric: Specification, error: Exception
 ) -> Row:
     said = " ".join(f"{type(error).__name__}: {error}".split())
-    return _row(numbered, method, metric, error=said)
+    row = _row(numbered, method, metric, error=said)
+    return row if isinstance(error, RelmapError) else replace(row, detail=describe_bug(error))
+
+
+def _first_of_each_bug(rows: Sequence[Row]) -> list[Row]:
+    """The rows, each kind of bug with its first traceback alone."""
+    known: set[str] = set()
+    found: list[Row] = []
+    for row in rows:
+        if row.error is not None and row.detail is not None:
+            kind = read_bug(row.detail).kind
+            row = replace(row, detail=None) if kind in known else row
+            known.add(kind)
+        found.append(row)
+    return found

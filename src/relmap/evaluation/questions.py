@@ -160,7 +160,10 @@ class Asker:
         """The example's mask as the model sees the picture; None where it has or shows none."""
         one = self.examples[example]
         mask = None if one.mask is None else one.mask()
-        if mask is None or not mask.any():
+        if mask is None:
+            return None
+        _check_mask(mask, one)
+        if not mask.any():
             return None
         seen = self._seen([mask], example, source)
         return seen if seen.any() else None
@@ -171,6 +174,8 @@ class Asker:
         known = {} if one.regions is None else dict(one.regions())
         if not known:
             return {}
+        for mask in known.values():
+            _check_mask(mask, one)
         seen = self._seen(list(known.values()), example, source)
         return {number: mask for number, mask in zip(known, seen, strict=True) if mask.any()}
 
@@ -189,6 +194,31 @@ class Asker:
         backward = options.pop("backward", None)
         asked = read_request(self.model, self.method.name, {**arguments, **options}, backward)
         return explain_each(asked, targets)
+
+
+def _check_mask(mask: Any, example: Example) -> None:
+    """Refuse a mask that is not drawn on the pixels of its picture.
+
+    Raises:
+        InputError: It is no boolean matrix, or not of the picture's size.
+    """
+    if not isinstance(mask, Tensor) or mask.ndim != 2 or mask.dtype != torch.bool:
+        kind = f"{mask.dtype} {tuple(mask.shape)}" if isinstance(mask, Tensor) else type(mask)
+        raise InputError(
+            f"the mask of example '{example.name}' is {kind}: give a boolean tensor (height, width)"
+        )
+    image = example.image
+    if isinstance(image, Tensor):
+        size = tuple(image.shape[-2:])
+    elif image is not None:
+        size = (image.height, image.width)
+    else:
+        return
+    if tuple(mask.shape) != size:
+        raise InputError(
+            f"the mask of example '{example.name}' has {mask.shape[1]} x {mask.shape[0]} pixels, "
+            f"its picture {size[1]} x {size[0]}: they must be equal"
+        )
 
 
 def _repeated(one: Attribution, count: int) -> Attribution:

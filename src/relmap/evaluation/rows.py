@@ -26,7 +26,7 @@ class Row:
     """One number: of an example, by a method and a metric.
 
     `step` is set on a curve, `error` where there is no number, `detail` (JSON) where a metric is
-    summed up from more than numbers.
+    summed up from more than numbers, and where an error is the first of its kind and a bug.
     """
 
     index: int

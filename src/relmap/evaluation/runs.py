@@ -38,6 +38,8 @@ from relmap.models import describe, load
 
 __all__ = ["Evaluation", "evaluate"]
 
+TRACEBACKS = "tracebacks"
+
 Progress = Callable[[int, int | None], None]
 """(examples of a batch, examples in all where that is known); called after every batch."""
 
@@ -68,8 +70,17 @@ class Evaluation:
     plan: Plan
 
     def __str__(self) -> str:
-        """The tables as Markdown."""
-        return to_markdown(self.cells)
+        """The tables as Markdown, and where the traceback of each bug is."""
+        lines = [
+            f"{kind} is a bug in a method, a metric or a reader: its first traceback is "
+            + (f"in {file}" if (file := self.traceback(kind)).exists() else "in measurements.bugs")
+            for kind in self.measurements.bugs
+        ]
+        return "\n".join([to_markdown(self.cells), *lines])
+
+    def traceback(self, kind: str) -> Path:
+        """The file of the first traceback of a kind of bug."""
+        return self.folder / TRACEBACKS / f"{kind}.txt"
 
     def value(self, method: str, metric: str, quantity: str = "") -> float | None:
         """One number of the table; `quantity` may be left out where the metric has one."""
@@ -166,7 +177,11 @@ def finish(folder: Path, plan: Plan) -> Evaluation:
     for name, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
         write_whole(folder / f"table.{name}", write(cells).encode())
     _draw(found, folder)
-    return Evaluation(cells, found, folder, plan)
+    result = Evaluation(cells, found, folder, plan)
+    for kind, text in found.bugs.items():
+        result.traceback(kind).parent.mkdir(exist_ok=True)
+        write_whole(result.traceback(kind), text.encode())
+    return result
 
 
 def _draw(found: Measurements, folder: Path) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from relmap.errors import InputError, MissingExtraError
+from relmap.evaluation.bugs import read_bug
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.rows import Row, parts, read_part
 from relmap.evaluation.specification import Specification
@@ -86,6 +87,7 @@ class Measurements:
         self.errors: dict[tuple[str, str], dict[str, int]] = {}
         self.sums: dict[tuple[str, str, str], dict[float, tuple[float, int]]] = {}
         self.lost: dict[str, str] = {}
+        self.bugs: dict[str, str] = {}
 
     def add(self, row: Row) -> None:
         """Take one row in."""
@@ -96,7 +98,11 @@ class Measurements:
             else:
                 said = self.errors.setdefault(key, {})
                 said[row.error] = said.get(row.error, 0) + 1
-        elif row.step is None and row.detail is None:
+            if row.detail is not None:
+                bug = read_bug(row.detail)
+                self.bugs.setdefault(bug.kind, bug.traceback)
+            return
+        if row.step is None and row.detail is None:
             known = self.values.setdefault(key, {})
             # a quantity that no example has is known by its name: a summary may read it
             index, values = known.setdefault(row.quantity, (array("q"), array("d")))

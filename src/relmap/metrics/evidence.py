@@ -77,15 +77,15 @@ def _is_right(trial: Trial, at: int) -> bool:
     example = trial.examples[at]
     if trial.subject.kind == "pair":
         raise InputError("an image-text score chooses nothing, so that no answer of it is right")
-    number, name = trial.label(trial.subject.known["whole", at][2])
+    choice = trial.subject.known["whole", at][2]
     if example.answers:
-        return example.answers.get(name or "", 0) > 0
+        return example.answers.get(trial.label(choice)[1] or "", 0) > 0
     if example.label is None:
         raise InputError(
             f"example '{example.name}' has neither answers nor a label, so that nobody knows which "
             "answers of the model are right: the evidence test needs one of them"
         )
-    return example.label == (name if isinstance(example.label, str) else number)
+    return choice == trial.right(example.label)
 
 
 def _on_objects(

@@ -118,7 +118,8 @@ class Trial:
         examples: What went in, and what is true of it.
         attribution: Of the whole batch.
         subject: The model, to be asked with parts of the inputs hidden.
-        label: The name or number of a choice, which an example's `label` and `answers` are about.
+        label: The number and the name of a choice, which an example's `answers` are about.
+        right: The choice that a label means, as `relmap.explain(target=)` reads it.
         explain: The same method and options on another network: explain(network) -> Attribution.
         again: The same method and options about something else.
     """
@@ -127,6 +128,7 @@ class Trial:
     attribution: Attribution
     subject: Subject
     label: Callable[[int], tuple[int, str | None]]
+    right: Callable[[int | str], int]
     explain: Callable[[Any], Attribution]
     again: Again
 
@@ -201,7 +203,8 @@ class Trial:
         "probability" and "logit" are those of the explained choice.
 
         Raises:
-            InputError: The measure is none of these, or an example has nothing to compare with.
+            InputError: The measure is none of these, or an example has nothing to compare with, or
+                a label that is no class of the model.
         """
         if measure in ("probability", "logit"):
             values = getattr(response, measure)
@@ -227,15 +230,14 @@ class Trial:
         return torch.tensor(worth, dtype=torch.float64)
 
     def _worth(self, example: Example, choice: int) -> float:
-        number, name = self.label(choice)
         if example.answers:
-            return float(example.answers.get(name or "", 0.0))
+            return float(example.answers.get(self.label(choice)[1] or "", 0.0))
         if example.label is None:
             raise InputError(
                 f"example '{example.name}' has no label, which accuracy needs: pass "
                 "measure='agreement' to compare with what the model says of the whole input"
             )
-        return float(example.label == (name if isinstance(example.label, str) else number))
+        return float(choice == self.right(example.label))
 
 
 def area(

@@ -36,6 +36,7 @@ __all__ = [
     "TargetContext",
     "TargetEntry",
     "choose",
+    "choose_one",
     "find_token",
     "resolve",
 ]
@@ -145,6 +146,15 @@ def choose(target: Any, answer: Answer, context: TargetContext) -> Int[Tensor, "
             "i-th image. Give the texts that you want explained, with one image or as many."
         )
     return torch.tensor(columns, device=answer.scores.device)
+
+
+def choose_one(wanted: int | str, answer: Answer, context: TargetContext) -> int:
+    """The column of an answer that a class or token means, by number or name.
+
+    Raises:
+        InputError: There is no such class or token, or several have the name.
+    """
+    return _column(wanted, answer, context)
 
 
 def find_token(token: Any, vocabulary: int, context: TargetContext) -> int:
