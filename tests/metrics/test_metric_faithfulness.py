@@ -11,6 +11,8 @@ import relmap
 from relmap.metrics import METRICS
 from relmap.metrics.hiding import Response
 from relmap.metrics.saco import coefficient
+from relmap.targets import choose_one
+from relmap.targets.answers import Answer, TargetContext
 
 WORTH = [0.9, -0.4, 0.3, 0.8, -0.2, 0.1, 0.6, 0.5, -0.7]
 SCORES = [0.4, 0.9, 0.1, 0.7, 0.3, 0.8, 0.2, 0.6, 0.5]
@@ -138,11 +140,17 @@ def test_pixels_are_the_methods_own_where_it_gives_them():
 
 def test_what_is_right_may_be_said_by_number_by_name_or_by_worth():
     trial = known_trial(WORTH, row(SCORES).expand(4, 9))
-    trial = replace(trial, label=lambda choice: (choice, ("cat", "dog")[choice]))
-    truths = [{"label": 1}, {"label": "cat"}, {"answers": {"cat": 0.3, "dog": 1.0}}, {"label": "1"}]
+    labels = {0: "cat, house cat", 1: "dog"}
+    answer = Answer("class", torch.zeros(1, 2), torch.tensor([0]), lambda _, choice: labels[choice])
+    trial = replace(
+        trial,
+        label=lambda choice: (choice, ("cat", "dog")[choice]),
+        right=lambda wanted: choose_one(wanted, answer, TargetContext(1, {}, labels=labels)),
+    )
+    truths = [{"label": 1}, {"label": "Cat"}, {"answers": {"cat": 0.3, "dog": 1.0}}, {"label": "1"}]
     examples = tuple(relmap.Example(str(at), **truth) for at, truth in enumerate(truths))
     choice = torch.tensor([[0, 1]] * 4)
     numbers = torch.zeros(4, 2, dtype=torch.float64)
     response = Response(numbers, numbers, choice)
     found = replace(trial, examples=examples).credit(response, "accuracy")
-    assert found.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.3, 1.0], [0.0, 0.0]]
+    assert found.tolist() == [[0.0, 1.0], [1.0, 0.0], [0.3, 1.0], [0.0, 1.0]]

@@ -48,13 +48,16 @@ _NONE = Specification("-")
 
 @dataclass(eq=False)
 class Batch:
-    """Examples that are explained together, as the model takes them, and what it said of them."""
+    """Examples that are explained together, as the model takes them, and what it said of them.
+
+    `answered` is what the first method heard, whose choice all explain; `said` what each method
+    heard. What is measured of a method depends on no other, so that one may be added later.
+    """
 
     numbered: Sequence[Numbered]
     arguments: dict[str, Any]
     answered: Resolved | None = None
-    subject: Subject | None = None
-    layouts: Attribution | None = None
+    said: dict[str, Resolved] = field(default_factory=dict)
     memory: dict[Any, Any] = field(default_factory=dict)
 
     @property
@@ -172,21 +175,16 @@ def _singles(model: Model, batch: Batch) -> list[Batch]:
 
 def _explained(model: Model, batch: Batch, method: Specification, plan: Plan) -> Attribution:
     if method.name == CENTRE:
-        return _centre(batch, _plain(model, batch, plan))
+        plain = _explained(model, batch, Specification("random"), plan)  # for its layouts
+        batch.said[CENTRE] = batch.said["random"]
+        return _centre(batch, plain)
     options = dict(method.options)
     backward = options.pop("backward", None)
     asked = read_request(model, method.name, batch.arguments | options, backward)
     ((attribution, answered),) = explain_answered(asked, [_target(batch, plan)])
     batch.answered = batch.answered or answered
-    batch.layouts = batch.layouts or attribution
+    batch.said[str(method)] = answered
     return attribution
-
-
-def _plain(model: Model, batch: Batch, plan: Plan) -> Attribution:
-    """Some attribution of the batch, whose layouts a control takes on."""
-    if batch.layouts is None:
-        batch.layouts = _explained(model, batch, Specification("random"), plan)
-    return batch.layouts
 
 
 def _centre(batch: Batch, like: Attribution) -> Attribution:
@@ -213,8 +211,7 @@ def _target(batch: Batch, plan: Plan) -> Any:
 def _trial(
     model: Model, batch: Batch, method: Specification, plan: Plan, attribution: Attribution
 ) -> Trial:
-    if batch.subject is None:
-        batch.subject = _subject(model, batch, plan)
+    subject = _subject(model, batch, batch.said[str(method)], plan)
     options = dict(method.options)
     backward = options.pop("backward", None)
 
@@ -230,13 +227,12 @@ def _trial(
         return _singles(model, batch)[example].arguments
 
     def right(wanted: int | str) -> int:
-        answered = batch.answered
-        assert answered is not None
-        assert answered.answer is not None
-        return choose_one(wanted, answered.answer, _context(model, 1, batch.arguments))
+        answer = batch.said[str(method)].answer
+        assert answer is not None  # or there was no subject
+        return choose_one(wanted, answer, _context(model, 1, batch.arguments))
 
     again = Asker(model, method, batch.examples, attribution, prepared)
-    return Trial(batch.examples, attribution, batch.subject, label, right, explain, again)
+    return Trial(batch.examples, attribution, subject, label, right, explain, again)
 
 
 def _context(model: Model, rows: int, arguments: Mapping[str, Any]) -> TargetContext:
@@ -244,12 +240,10 @@ def _context(model: Model, rows: int, arguments: Mapping[str, Any]) -> TargetCon
     return TargetContext(rows, arguments, config, model.labels, model.tokenizer)
 
 
-def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
-    assert batch.answered is not None
-    answer, columns = batch.answered.answer, batch.answered.columns
+def _subject(model: Model, batch: Batch, said: Resolved, plan: Plan) -> Subject:
+    answer, columns = said.answer, said.columns
     if answer is None or columns is None:
         raise InputError("the model's output has no scores among which it chooses")
-
     mean, deviation = normalisation(model.processor)
     subject = Subject(
         network=model.network,
@@ -262,6 +256,7 @@ def _subject(model: Model, batch: Batch, plan: Plan) -> Subject:
         mean=None if mean is None else tuple(mean),
         deviation=None if deviation is None else tuple(deviation),
         rows=plan.settings.batch_size,
+        hidden=batch.memory.setdefault("hidden", {}),
     )
     subject.remember(answer)
     return subject

@@ -3,12 +3,15 @@
 Tests of faithfulness all do the same thing to a model: they hide what a map says is important (or
 not), and look at what happens to the answer. Which parts are hidden is a mask over units (patches,
 pixels, text tokens, boxes); how they are hidden is a *fill*. Rows that ask the same thing of the
-same example are run once, so that the unperturbed input, the fully hidden one, and what two methods
-agree on cost nothing twice. An answer never depends on the other rows of its batch.
+same example are run once, and so are the unperturbed input, the fully hidden one, and what two
+metrics ask alike. An answer depends on the other rows that are run with it by rounding only, and
+which these are depends on the question alone, never on what was asked before it: a metric that is
+added later finds the very numbers that it would have found at once.
 """
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +59,10 @@ class Response:
     choice: Int[Tensor, "example step"]
 
 
+Said = tuple[float, float, int]
+"""Logit and probability of the explained choice, and the highest choice."""
+
+
 @dataclass(frozen=True, eq=False)
 class Subject:
     """A network with the arguments of a batch, and what it said of each example's choice.
@@ -70,6 +77,9 @@ class Subject:
         mean: The colour that preprocessing subtracts, None where that is not known.
         deviation: What it divides by.
         rows: Perturbed inputs that are run at once.
+        known: What was said of each unperturbed example, as ("whole", example).
+        hidden: What was said of fully hidden examples; subjects of one batch may share it.
+        asked: The questions that were answered.
     """
 
     network: nn.Module
@@ -82,7 +92,9 @@ class Subject:
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
     rows: int = 32
-    known: dict[Hashable, tuple[float, float, int]] = field(default_factory=dict)
+    known: dict[Hashable, Said] = field(default_factory=dict)
+    hidden: dict[Hashable, Said] = field(default_factory=dict)
+    asked: dict[Hashable, Response] = field(default_factory=dict)
 
     def respond(
         self, source: str, layout: Layout, keep: Bool[Tensor, "example step unit"], fill: str
@@ -102,18 +114,33 @@ class Subject:
         """
         check_fill(fill, layout.modality)
         keep = keep.cpu()
+        content = hashlib.blake2b(keep.numpy().tobytes()).digest()
+        question = (source, fill, tuple(keep.shape), content)
+        if question not in self.asked:
+            self.asked[question] = self._answered(source, layout, keep, fill)
+        return self.asked[question]
+
+    def _answered(
+        self, source: str, layout: Layout, keep: Bool[Tensor, "example step unit"], fill: str
+    ) -> Response:
         wanted = [
-            (self._key(source, fill, example, row), example, row)
+            (_key(source, layout, fill, example, row), example, row)
             for example, rows in enumerate(keep)
             for row in rows
         ]
-        missing = {
-            key: (example, row) for key, example, row in wanted if key not in self.known
-        }  # a dict: of equal rows one is run
-        for chunk in self._chunks(missing, layout, fill):
-            self._run(source, layout, fill, chunk)
-        found = [self.known[key] for key, _, _ in wanted]
-        logit, probability, choice = zip(*found, strict=True)
+        # dicts: of equal rows one is run
+        whole = {
+            key: (example, row) for key, example, row in wanted
+            if key[0] == "whole" and key not in self.known
+        }  # fmt: skip
+        part = {key: (example, row) for key, example, row in wanted if key[0] == "part"}
+        self.known.update(self._said(source, layout, fill, whole))
+        if any(key[0] == "hidden" and key not in self.hidden for key, _, _ in wanted):
+            rows = [(at, _hidden(layout, at, keep.shape[-1])) for at in range(self.batch)]
+            hidden = {_key(source, layout, fill, at, row): (at, row) for at, row in rows}
+            self.hidden.update(self._said(source, layout, fill, hidden))
+        said = self.known | self.hidden | self._said(source, layout, fill, part)
+        logit, probability, choice = zip(*(said[key] for key, _, _ in wanted), strict=True)
         shape = keep.shape[:2]
         return Response(
             torch.tensor(logit, dtype=torch.float64).view(shape),
@@ -141,10 +168,15 @@ class Subject:
         for example, said in enumerate(self._read(answer, range(self.batch))):
             self.known[("whole", example)] = said
 
-    def _key(self, source: str, fill: str, example: int, row: Tensor) -> Hashable:
-        if bool(row.all()):
-            return ("whole", example)
-        return (source, fill, example, len(row), row.numpy().tobytes())
+    def _said(
+        self, source: str, layout: Layout, fill: str,
+        missing: Mapping[Hashable, tuple[int, Tensor]],
+    ) -> dict[Hashable, Said]:  # fmt: skip
+        """What the model says of rows, each by its key."""
+        said: dict[Hashable, Said] = {}
+        for chunk in self._chunks(missing, layout, fill):
+            said.update(self._run(source, layout, fill, chunk))
+        return said
 
     def _chunks(
         self, missing: Mapping[Hashable, tuple[int, Tensor]], layout: Layout, fill: str
@@ -164,22 +196,22 @@ class Subject:
 
     def _run(
         self, source: str, layout: Layout, fill: str, chunk: Sequence[tuple[Hashable, int, Tensor]]
-    ) -> None:
+    ) -> dict[Hashable, Said]:
         examples = [example for _, example, _ in chunk]
         keep = torch.stack([row for _, _, row in chunk])
         arguments = self.perturbed(source, layout, keep, fill, examples)
         with torch.no_grad():
             output = self.network(**arguments)
         answer = read_answer(output, self.context(len(chunk), arguments))
-        for (key, _, _), said in zip(chunk, self._read(answer, examples), strict=True):
-            self.known[key] = said
+        said = self._read(answer, examples)
+        return {key: one for (key, _, _), one in zip(chunk, said, strict=True)}
 
     def _rows_of(self, value: Any, examples: Sequence[int]) -> Any:
         if isinstance(value, Tensor) and value.ndim and len(value) == self.batch:
             return value[torch.tensor(examples, device=value.device)]
         return value
 
-    def _read(self, answer: Answer, examples: Sequence[int]) -> list[tuple[float, float, int]]:
+    def _read(self, answer: Answer, examples: Sequence[int]) -> list[Said]:
         scores = answer.scores.detach().double().cpu()
         if answer.kind == "pair":  # a text is scored for its own image; the others are neighbours
             logit = scores.diagonal()
@@ -239,6 +271,24 @@ class Subject:
             )
         hidden = ~kept & ~layout.padding.cpu()[torch.tensor(list(examples))]
         return torch.where(hidden.to(ids.device), number, ids)
+
+
+def _key(
+    source: str, layout: Layout, fill: str, example: int, row: Bool[Tensor, " unit"]
+) -> tuple[Hashable, ...]:
+    """What is asked of an example: it "whole", fully "hidden", or a "part" of it."""
+    if bool(row.all()):
+        return ("whole", example)
+    if torch.equal(row, _hidden(layout, example, len(row))):
+        return ("hidden", source, fill, example, len(row))
+    return ("part", example, hashlib.blake2b(row.numpy().tobytes()).digest())
+
+
+def _hidden(layout: Layout, example: int, units: int) -> Bool[Tensor, " unit"]:
+    """Which units are kept where everything is hidden: special tokens and padding, of tokens."""
+    if layout.modality == "image":
+        return torch.zeros(units, dtype=torch.bool)
+    return ~layout.content[example].cpu()
 
 
 def check_fill(fill: str, modality: str) -> None:
