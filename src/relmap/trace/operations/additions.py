@@ -367,6 +367,7 @@ def as_tokens(
 
 
 def union(left: Pending, right: Pending) -> Pending:
+    """Attentions of both sides, of which one branch is made."""
     known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
     attentions = tuple(known[index] for index in sorted(known))
     return Pending(attentions, left.branch or right.branch, left.held or right.held)
