@@ -18,7 +18,7 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import get_gradient_edge
 
 from relmap.errors import RelmapError
@@ -114,6 +114,16 @@ def storage_of(tensor: Tensor) -> int:
     if _STORAGES_HAVE_ADDRESSES:
         return storage._cdata
     return storage.data_ptr() or id(tensor)  # what is empty shares nothing
+
+
+def hooks_of(module: nn.Module) -> int:
+    """How many functions run before or after a module's forward.
+
+    Example:
+        >>> hooks_of(torch.nn.Linear(2, 2))
+        0
+    """
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
 # --- autograd's graph -----------------------------------------------------------------------------

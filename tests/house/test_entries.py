@@ -74,6 +74,10 @@ def test_what_cannot_be_used_is_refused_at_registration(registry, function, decl
 
 
 def test_needs_are_members_and_may_be_written_as_strings():
-    assert METHODS.get("genatt").needs == (Need.ATTENTION, Need.ATTENTION_GRADIENT)
-    assert METHODS.get("genatt").needs == ("attention", "attention-gradient")
+    assert METHODS.get("genatt").needs == (
+        Need.ATTENTION,
+        Need.ATTENTION_GRADIENT,
+        Need.CONTRIBUTION,
+    )
+    assert METHODS.get("genatt").needs == ("attention", "attention-gradient", "contribution")
     assert all(isinstance(need, Need) for entry in METHODS.entries() for need in entry.needs)

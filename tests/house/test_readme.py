@@ -83,7 +83,8 @@ def test_every_list_command_prints_every_name():
     for kind in kinds:
         result = CliRunner().invoke(program(), ["list", kind])
         assert result.exit_code == 0
-        registry = getattr(sys.modules[f"relmap.{kind}"], REGISTRIES[kind])
+        module, name = REGISTRIES[kind]
+        registry = getattr(sys.modules[module], name)
         assert [line.split()[0] for line in result.stdout.splitlines()] == registry.names()
 
 

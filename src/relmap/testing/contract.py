@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from relmap._torch_private import hooks_of
 from relmap.explanation import explain
 from relmap.request.forward_arguments import count_examples
 from relmap.result.attribution import Attribution
@@ -97,8 +98,5 @@ def untouched(network: nn.Module, who: str) -> Iterator[None]:
 
 
 def _state(network: nn.Module) -> list[Any]:
-    modules = [
-        (module.training, len(module._forward_hooks), len(module._forward_pre_hooks))
-        for module in network.modules()
-    ]
+    modules = [(module.training, hooks_of(module)) for module in network.modules()]
     return [*modules, *((one.requires_grad, one.grad is None) for one in network.parameters())]

@@ -367,10 +367,11 @@ def as_tokens(
 
 
 def union(left: Pending, right: Pending) -> Pending:
-    """Attentions of both sides, of which one branch is made."""
+    """Outputs of several attentions in one tensor: together they are one branch."""
     known = {draft.index: draft for draft in (*left.attentions, *right.attentions)}
     attentions = tuple(known[index] for index in sorted(known))
-    return Pending(attentions, left.branch or right.branch, left.held or right.held)
+    held, whole = left.held or right.held, left.whole or right.whole
+    return Pending(attentions, left.branch or right.branch, held, whole)
 
 
 def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
