@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 import relmap
+import relmap.trace
 
 WIDTH, HEADS, TOKENS = 8, 2, 5
 
@@ -133,6 +134,44 @@ BRANCHES = {
 }
 
 
+def side_by_side(net, x):
+    weight = torch.randn(WIDTH, 2 * WIDTH, generator=torch.Generator().manual_seed(5)).to(x)
+    return nn.functional.linear(torch.cat([net.attend(x), x], -1), weight)
+
+
+def parallel_projection(net, x):
+    weight = torch.randn(WIDTH, 2 * WIDTH, generator=torch.Generator().manual_seed(6)).to(x)
+    return x + nn.functional.linear(torch.cat([net.feed(x), net.attend(x)], -1), weight, net.scale)
+
+
+def by_baddbmm(net, x):
+    weight = net.gate.weight.expand(len(x), -1, -1)
+    return torch.baddbmm(x, net.attend(x), weight, beta=0.5, alpha=2)
+
+
+SPELLINGS = {
+    "lerp": lambda net, x: torch.lerp(x, net.attend(x), 0.4),
+    "lerp from the branch, a weight for each feature": lambda net, x: net.attend(x).lerp(
+        x, net.scale.sigmoid()
+    ),
+    "lerp by a gate": lambda net, x: torch.lerp(x, net.attend(x), net.gate(x).sigmoid()),
+    "addcmul": lambda net, x: torch.addcmul(x, net.attend(x), net.scale, value=0.8),
+    "addcdiv": lambda net, x: torch.addcdiv(x, net.attend(x), 1 + net.scale.exp()),
+    "addcmul by a gate": lambda net, x: x.addcmul(net.gate(x).tanh(), net.attend(x)),
+    "baddbmm": by_baddbmm,
+    "a sum of a stack": lambda net, x: torch.stack([net.attend(x), x], 2).sum(2),
+    "a mean of a stack": lambda net, x: torch.stack((x, net.attend(x)), -1).mean(-1),
+    "a sum of a stack of three": lambda net, x: torch.stack([x, net.feed(x), net.attend(x)]).sum(0),
+    "numbers over a stack": lambda net, x: torch.einsum(
+        "kbtc,k->btc", torch.stack([x, net.attend(x)]), torch.tensor([1.5, -1.0]).to(x)
+    ),
+    "features side by side, then a linear map": side_by_side,
+    "branches side by side, then a linear map": parallel_projection,
+    "the sum of a list": lambda net, x: sum([x, net.attend(x)]),
+}
+BRANCHES |= SPELLINGS
+
+
 @pytest.mark.parametrize("name", BRANCHES)
 def test_one_join_with_its_residual(name):
     network = Stream(BRANCHES[name])
@@ -173,3 +212,29 @@ def test_scaled_streams_are_no_feed_forward_branch():
 
     states = relmap.record(Stream(skipped), x=torch.randn(2, TOKENS, WIDTH).double()).states
     assert [state.kind for state in states] == ["source", *["join", "sum"] * 3]
+
+
+@pytest.mark.parametrize(
+    ("spelled", "plain"),
+    [
+        (lambda net, x: torch.stack([x, net.attend(x)]).sum(0), lambda net, x: x + net.attend(x)),
+        (SPELLINGS["lerp"], lambda net, x: x * 0.6 + 0.4 * net.attend(x)),
+        (SPELLINGS["addcmul"], lambda net, x: x + net.scale * 0.8 * net.attend(x)),
+        (SPELLINGS["baddbmm"], lambda net, x: 0.5 * x + 2 * net.attend(x) @ net.gate.weight),
+    ],
+)
+def test_what_is_added_counts_alike_in_every_spelling(spelled, plain):
+    """Input x Gradient of both addends, as WRA reads it at a join."""
+    x = torch.randn(2, TOKENS, WIDTH).double()
+    shares = []
+    for body in (spelled, plain):
+        network = Stream(body)
+        with relmap.trace.recording(network, {"x": x}) as recorded:
+            joins = [one for one in recorded.recorder.states if one.kind == "join" and one.links]
+            assert len(joins) == 3
+            last = joins[-1]
+            assert last.residual.value is not None
+            edge = last.branch.edge
+            (gradient,) = torch.autograd.grad(recorded.output[:, 0].sum(), [edge])
+            shares.append((gradient * last.branch.value).sum(-1))
+    assert torch.allclose(shares[0], shares[1], rtol=1e-9)

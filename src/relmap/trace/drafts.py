@@ -22,6 +22,7 @@ from relmap.trace.tags import (
     AttentionDraft,
     Lost,
     Node,
+    Pending,
     StateDraft,
     Tag,
     Tokens,
@@ -51,7 +52,7 @@ class Notebook:
         self.hidden: list[str] = []
         self._flags: list[tuple[Node, str]] = []
         self.module_names = {id(module): name for name, module in network.named_modules()}
-        self._settled: dict[frozenset[int], StateDraft] = {}
+        self._settled: dict[tuple[frozenset[int], int], tuple[StateDraft, Pending]] = {}
         self._nodes: list[Node] = []
         self._marked: list[Tensor] = []
         self._sources: list[tuple[StateDraft, Tensor | None, StateDraft]] = []
@@ -215,7 +216,7 @@ class Notebook:
         if tag.pending is None:
             tag.state.read = True
             return tag
-        state = self._settled.get(tag.pending.key)
+        state = self.settled_as(tag)
         if state is None:
             drafts = list(tag.pending.attentions)
             state = self.new_state("join", tag.labels, attentions=drafts, settled=True)
@@ -227,12 +228,15 @@ class Notebook:
                 state.residual, state.stream = tag.pending.held
                 state.branch = tag.pending.branch
             state.read = True
-            self._settled[tag.pending.key] = state
+            self._settled[tag.pending.key, id(tag.pending.held)] = state, tag.pending
         return Tokens(state, tag.labels, tag.node)
 
     def settled_as(self, tag: Tokens) -> StateDraft | None:
         """The state that an attention output became when it was read, if it was."""
-        return None if tag.pending is None else self._settled.get(tag.pending.key)
+        if tag.pending is None:
+            return None
+        found = self._settled.get((tag.pending.key, id(tag.pending.held)))
+        return None if found is None else found[0]
 
     def learn(self, tensor: Tensor, features: Sequence[int]) -> Tokens:
         """See a constant as learned tokens, numbered over all axes that are not features."""

@@ -104,6 +104,17 @@ class Labels:
         shape = tuple(self.shape[axis] for axis in order)
         return Labels(shape, self.values.permute(tuple(order)), self.folded)
 
+    def project(self, letters: str, out: str, shape: tuple[int, ...]) -> Labels:
+        """Labels of an operand with a letter for each axis, laid along the letters of a result."""
+        kept = [letter for letter in out if letter in letters]
+        gone = [letter for letter in letters if letter not in out]
+        values = self.values.permute([letters.index(letter) for letter in (*kept, *gone)])
+        values = values.reshape(values.shape[: len(kept)])
+        for position, letter in enumerate(out):
+            if letter not in letters:
+                values = values.unsqueeze(position)
+        return Labels(shape, values, self.folded)
+
     def append_feature(self, size: int) -> Labels:
         """Labels with one more feature axis at the end."""
         return Labels((*self.shape, size), self.values.unsqueeze(-1), self.folded)

@@ -21,6 +21,7 @@ from relmap.trace.operations import (
     multi_head,
     products,
     reductions,
+    sums,
     writes,
 )
 from relmap.trace.operations.registered import OPERATIONS
@@ -58,7 +59,8 @@ _TABLE: dict[Rule, str] = {
     movement.selected: "topk sort",
     # element by element
     additions.add: "add sub",
-    additions.addcmul: "addcmul lerp",
+    sums.interpolate: "lerp",
+    sums.add_product: "addcmul addcdiv",
     gates.pointwise: """
         mul div neg pow sqrt rsqrt exp exp2 log log1p log2 abs square sigmoid tanh relu relu6 gelu
         silu mish elu celu selu leaky_relu prelu hardswish hardsigmoid hardtanh softplus softsign

@@ -127,12 +127,29 @@ class Pending:
 
 @dataclass(slots=True, eq=False)
 class Tokens:
-    """The tensor holds tokens of one state."""
+    """The tensor holds tokens of one state.
+
+    `parts` are the tensors that stand side by side in it, until the next function.
+    """
 
     state: StateDraft
     labels: Labels
     node: Node
     pending: Pending | None = None
+    parts: Parts | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Parts:
+    """Tensors side by side along an axis, noted where an attention's output is among them.
+
+    `stacked` says that the axis is a new one, which they do not have themselves.
+    """
+
+    tensors: tuple[Tensor, ...]
+    tags: tuple[Tokens, ...]
+    axis: int
+    stacked: bool
 
 
 @dataclass(slots=True, eq=False)

@@ -48,17 +48,7 @@ def add(call: Call) -> Tag | None:
     (first, left), (second, right) = known[:2]
     assert isinstance(left, Tokens)
     assert isinstance(right, Tokens)
-    return _add_tokens(call, (first, second), left, right)
-
-
-def addcmul(call: Call) -> Tag | None:
-    """A + b * c with constants among them: an addition of tokens and scaled tokens."""
-    if lost := call.first_lost():
-        return lost
-    known = call.known()
-    if len(known) == 1:
-        return along(call, known[0][1])
-    return call.lost("combines several token tensors at once")
+    return add_tokens(call, (first, second), left, right)
 
 
 def scores(call: Call, known: list[tuple[Tensor, Any]]) -> Tag:
@@ -97,7 +87,8 @@ def _same_shape(tensor: Tensor, call: Call) -> bool:
     return shape == call.shape or shape == call.shape[1:]
 
 
-def _add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+def add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Tokens) -> Tag:
+    """Two tensors of tokens added: a join, a branch that grows, or a sum of states."""
     notebook = call.notebook
     left, right = settled_apart(notebook, tensors, *as_tokens(notebook, tensors, left, right))
     if left.pending and right.pending:
@@ -132,16 +123,15 @@ def _meet(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tok
         return joined
     if other.state is branch.state:
         # A feed-forward branch beside the attention: the attention's own output is the branch.
-        kept = pending.branch or _keep(call, tensors[0], branch.labels)
+        apart = None if pending.whole else pending.branch
+        kept = apart or _keep(call, tensors[0], branch.labels)
         node = notebook.node(branch.node, other.node)
         labels = branch.labels.broadcast_to(shape)
         held = pending.held
         if labels.same_as(other.labels.broadcast_to(shape)):
             total = activation(call.result, labels, value=False)
             held = (_keep(call, tensors[1], labels), total)
-        return Tokens(
-            branch.state, labels, node, Pending(pending.attentions, kept, held, pending.whole)
-        )
+        return Tokens(branch.state, labels, node, Pending(pending.attentions, kept, held))
     if _beside(branch, other):
         return _join_beside(call, tensors, branch, other)
     if is_statistic(notebook, branch, other, shape):
@@ -377,7 +367,9 @@ def union(left: Pending, right: Pending) -> Pending:
 def _keep(call: Call, tensor: Tensor, labels: Labels) -> Any:
     """Keep an operand of a join; an in-place addition has overwritten one of them."""
     before = call.before.get(id(tensor))
-    if before is None or tensor is not call.result:
+    if call.notebook.keep_values and call.result.requires_grad and not tensor.requires_grad:
+        before = tensor  # no tensor of its own: what arrives at the sum arrives at every addend
+    elif before is None or tensor is not call.result:
         return activation(tensor, labels, call.notebook.keep_values)
     kept = activation(call.result, labels, value=False)
     return replace(kept, value=before, version=version_of(before))

@@ -7,6 +7,7 @@ tokens (CLS, registers); along a feature axis tokens stay the tokens they are.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from relmap.trace.calls import Call
 from relmap.trace.labels import NO_TOKEN, Labels, concatenate
-from relmap.trace.tags import Lost, Pair, Pending, Tag, Tokens, activation, is_floating
+from relmap.trace.tags import Lost, Pair, Parts, Pending, Tag, Tokens, activation, is_floating
 
 
 def cat(call: Call) -> Tag | None:
@@ -23,7 +24,8 @@ def cat(call: Call) -> Tag | None:
     axis = call.argument(1, "dim", call.kwargs.get("axis", 0))
     axis = {"hstack": min(1, tensors[0].ndim - 1), "vstack": 0}.get(call.name, axis)
     tensors = [tensor for tensor in tensors if tensor.numel()] or tensors[:1]
-    return _side_by_side(call, tensors, axis % tensors[0].ndim)
+    axis %= tensors[0].ndim
+    return _with_parts(call, _side_by_side(call, tensors, axis), tensors, axis)
 
 
 def stack(call: Call) -> Tag | None:
@@ -41,7 +43,17 @@ def stack(call: Call) -> Tag | None:
             return call.lost("stacks scores")
         call.notebook.attach(view, tag)
         widened.append(view)
-    return _side_by_side(call, widened, axis)
+    return _with_parts(call, _side_by_side(call, widened, axis), tensors, axis)
+
+
+def _with_parts(call: Call, tag: Tag | None, tensors: Sequence[Tensor], axis: int) -> Tag | None:
+    """A tag that remembers what stands side by side, since it may be summed up next."""
+    tags = [call.tag_of(tensor) for tensor in tensors]
+    parts = tuple(one for one in tags if isinstance(one, Tokens))
+    if not isinstance(tag, Tokens) or len(parts) < len(tags) or not any(p.pending for p in parts):
+        return tag
+    stacked = call.name == "stack"
+    return replace(tag, parts=Parts(tuple(tensors), parts, axis, stacked))
 
 
 def _side_by_side(call: Call, tensors: list[Tensor], axis: int) -> Tag | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from relmap.trace.calls import Call, constant_along
 from relmap.trace.labels import Labels
 from relmap.trace.operations.attention import Lettered, attend
+from relmap.trace.operations.sums import add_to_product, weighted_parts
 from relmap.trace.tags import FOLDED, Constant, Lost, Pair, Tag, Tokens, activation
 
 _BATCH = "ABCDEFGHIJKLMNOP"
@@ -50,12 +51,22 @@ def contract(call: Call) -> Tag | None:
     elif isinstance(left, Tokens) and isinstance(right, Tokens):
         tag = _two_tokens(call, product, left, right)
     elif isinstance(left, Tokens):
-        tag = _with_weights(call, left, product.left, product.left_letters, product.out_letters)
+        weights = (product.right, product.right_letters)
+        tag = _weighted(call, left, (product.left, product.left_letters), weights, product)
     elif isinstance(right, Tokens):
-        tag = _with_weights(call, right, product.right, product.right_letters, product.out_letters)
+        weights = (product.left, product.left_letters)
+        tag = _weighted(call, right, (product.right, product.right_letters), weights, product)
     else:
         return call.tag_of(product.added) if product.added is not None else None
     return _with_added(call, product, tag)
+
+
+def _weighted(
+    call: Call, tag: Tokens, tokens: tuple[Tensor, str], weights: tuple[Tensor, str], to: Product
+) -> Tag:
+    """Tokens times constants."""
+    summed = weighted_parts(call, tag, tokens[1], weights, to.out_letters)
+    return summed or _with_weights(call, tag, *tokens, to.out_letters)
 
 
 def _tokens_only(tag: Tag | None) -> Tokens | Pair | Lost | None:
@@ -67,19 +78,9 @@ def _with_added(call: Call, product: Product, tag: Tag | None) -> Tag | None:
     added = None if product.added is None else _tokens_only(call.tag_of(product.added))
     if isinstance(added, Lost) or added is None or isinstance(tag, (Lost, Pair)):
         return added if isinstance(added, Lost) else tag
+    if isinstance(tag, Tokens) and isinstance(added, Tokens) and product.added is not None:
+        return add_to_product(call, product.added, added, tag)
     return call.lost("adds tokens to a product")
-
-
-def project(labels: Labels, letters: str, out: str, shape: tuple[int, ...]) -> Labels:
-    """Labels of an operand, laid along the letters of the result."""
-    kept = [letter for letter in out if letter in letters]
-    gone = [letter for letter in letters if letter not in out]
-    values = labels.values.permute([letters.index(letter) for letter in (*kept, *gone)])
-    values = values.reshape(values.shape[: len(kept)])
-    for position, letter in enumerate(out):
-        if letter not in letters:
-            values = values.unsqueeze(position)
-    return Labels(shape, values, labels.folded)
 
 
 def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: str) -> Tag:
@@ -95,7 +96,7 @@ def _with_weights(call: Call, tag: Tokens, tensor: Tensor, letters: str, out: st
     node = call.notebook.node(tag.node)
     if call.notebook.taped:
         node.read = activation(tensor, tag.labels, value=False)
-    labels = project(tag.labels, letters, out, call.shape)
+    labels = tag.labels.project(letters, out, call.shape)
     tag.state.projected = True
     return Tokens(tag.state, labels, node, tag.pending)
 
@@ -137,7 +138,7 @@ def _two_tokens(call: Call, product: Product, left: Tokens, right: Tokens) -> Ta
         if any(letters.index(letter) in tag.labels.varying for letter in shared):
             return _gated_merge(call, product, left, right)
         settled = call.notebook.settle(tag, tensor)
-        labels = project(settled.labels, letters, product.out_letters, call.shape)
+        labels = settled.labels.project(letters, product.out_letters, call.shape)
         sides.append(Tokens(settled.state, labels, tag.node))
     rows, columns = sides
     if rows.labels.varying == columns.labels.varying and not _single(call, product):
@@ -190,7 +191,7 @@ def _gated_merge(call: Call, product: Product, left: Tokens, right: Tokens) -> T
         return call.lost("sums products of tokens over tokens (linear or channel attention)")
     summed, factors = sides if varies[0] else sides[::-1]
     placed = [
-        project(tag.labels, letters, product.out_letters, call.shape).varying
+        tag.labels.project(letters, product.out_letters, call.shape).varying
         for tag, _, letters in (_without(summed, shared), factors)
     ]
     if not set(placed[1]) <= set(placed[0]):
@@ -247,7 +248,7 @@ def _with_pair(call: Call, product: Product, left: Any, right: Any) -> Tag | Non
         pair = Pair(pair.columns, pair.rows, pair.nodes, axis)
     if other is None and pair.rows is not None and _by_position(pair, letters, other_letters):
         # Learned values read by relative position: a bias of the row tokens.
-        labels = project(pair.rows.labels, letters, product.out_letters, call.shape)
+        labels = pair.rows.labels.project(letters, product.out_letters, call.shape)
         return Tokens(pair.rows.state, labels, call.notebook.node(pair.rows.node))
     maps, values = Lettered(tensor, letters), Lettered(value, other_letters, other)
     return attend(call, pair, maps, values, product.out_letters)
@@ -265,7 +266,7 @@ def _heads_mixed(call: Call, pair: Pair, letters: str, out: str) -> Pair:
     def side(tokens: Tokens | None) -> Tokens | None:
         if tokens is None:
             return None
-        return Tokens(tokens.state, project(tokens.labels, letters, out, call.shape), tokens.node)
+        return Tokens(tokens.state, tokens.labels.project(letters, out, call.shape), tokens.node)
 
     axis = pair.axis
     if axis is not None and axis != FOLDED:

@@ -14,6 +14,7 @@ from torch import Tensor
 from relmap.trace.calls import PARTS, Call, along, constant_along, move_pair
 from relmap.trace.labels import Labels
 from relmap.trace.operations.gates import pointwise
+from relmap.trace.operations.sums import sum_of_parts
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, activation, is_floating
 
 
@@ -34,7 +35,8 @@ def reduce(call: Call) -> Any:
         return tag
     if not is_floating(call.operands[0]):
         return None
-    return _reduced(call, tag, _reduced_axes(call))
+    gone = _reduced_axes(call)
+    return sum_of_parts(call, tag, gone) or _reduced(call, tag, gone)
 
 
 def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag | None:
