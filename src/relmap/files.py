@@ -15,7 +15,10 @@ import inspect
 import json
 import os
 import re
+import secrets
+import tempfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
@@ -195,17 +198,40 @@ def _discover_once() -> None:
 def write_whole(path: Path, content: bytes) -> None:
     """Write a file so that a reader sees the old one or the new one, never half of it.
 
+    It is written under a name in the same folder that nobody can guess, hidden and with another
+    ending, so that what a killed run leaves is taken for nothing else.
+
     Raises:
-        InputError: When the folder does not exist or cannot be written.
+        InputError: When the folder does not exist or cannot be written, or the disk is full.
     """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
+    unfinished = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        unfinished.write_bytes(content)
-        unfinished.replace(path)
-    except OSError as error:
-        raise InputError(f"cannot write {str(path)!r}: {error.strerror or error}") from error
+        with unfinished.open("xb") as file:  # a file of this name, or a link, is never written into
+            file.write(content)
+        os.replace(unfinished, path)
+    except (OSError, ValueError) as error:  # a ValueError: no file has such a name
+        raise InputError(f"cannot write {str(path)!r}: {_reason(error)}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError, ValueError):
+            unfinished.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, with those above it, where there is none.
+
+    Raises:
+        InputError: It cannot be made, or cannot be written into.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=path):
+            pass
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot write into the folder {str(path)!r}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)
 
 
 def to_json(content: dict[str, Any], indent: int | None = None) -> str:

@@ -1,18 +1,22 @@
 """What an evaluation was of: each setting, each weight and each example has its say."""
 
+import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch import nn
+from transformers import ViTConfig, ViTModel
 
 import relmap
 from relmap.errors import InputError
 from relmap.evaluation import Plan, Settings, read_method, read_metric
 from relmap.evaluation.protocol import (
     check_record,
+    config_of,
     read_record,
     record_of,
     weights_of,
@@ -53,11 +57,9 @@ def written(folder):
     [
         ({"target": "label"}, "settings"),
         ({"batch_size": 5}, "settings"),
-        ({"limit": 8}, "settings"),
-        ({"limit": None}, "settings"),
         ({"methods": ["genatt:start_layer=0"]}, "methods"),
         ({"methods": ["genatt:start_layer=1,backward=libra"]}, "methods"),
-        ({"methods": ["genatt:start_layer=1", "random"]}, "methods"),
+        ({"methods": ["random", "rollout"]}, "methods"),
         ({"metrics": ["perturbation:preset=mif,fill=black"]}, "metrics"),
         ({"metrics": ["perturbation"]}, "metrics"),
     ],
@@ -69,9 +71,14 @@ def test_a_run_of_other_settings_is_refused(tmp_path, settings, name):
 
 
 @pytest.mark.parametrize(
-    "settings", [{}, {"seed": 1}, {"resamples": 10}, {"reference": "genatt:start_layer=1"}]
-)
-def test_only_the_bootstrap_may_be_drawn_anew(tmp_path, settings):
+    "settings",
+    [
+        {}, {"seed": 1}, {"resamples": 10}, {"reference": "genatt:start_layer=1"}, {"limit": None},
+        {"methods": ["random", "genatt:start_layer=1"]},
+        {"metrics": ["perturbation:preset=mif", "energy"]},
+    ],
+)  # fmt: skip
+def test_the_bootstrap_may_be_drawn_anew_and_more_may_be_asked_for(tmp_path, settings):
     record = record_of(describe(network()), DATA, plan(**settings))
     assert not check_record(tmp_path, record)
     assert check_record(written(tmp_path), record)
@@ -107,7 +114,7 @@ def test_a_run_of_another_network_is_refused(tmp_path, other):
         check_record(written(tmp_path), record)
 
 
-def test_the_number_of_threads_is_recorded(tmp_path):
+def test_threads_and_the_bootstraps_scipy_are_recorded_and_no_reason_to_refuse(tmp_path):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(before + 1)
@@ -115,8 +122,62 @@ def test_the_number_of_threads_is_recorded(tmp_path):
     finally:
         torch.set_num_threads(before)
     assert record["threads"] == before + 1
-    with pytest.raises(InputError, match="an evaluation with other threads"):
-        check_record(written(tmp_path), record)
+    record["versions"]["scipy"] = "0.1"
+    assert check_record(written(tmp_path), record)
+    record["versions"]["torch"] = "0.1"
+    with pytest.raises(InputError, match=r"with other versions: it has torch .*, this is .0\.1"):
+        check_record(tmp_path, record)
+
+
+def test_the_message_ends_where_two_records_differ(tmp_path):
+    record = record_of(
+        describe(network()), DATA | {"options": {"split": "val", "text": ""}}, plan()
+    )
+    other = DATA | {"options": {"split": "test", "text": ""}}
+    write_record(tmp_path, record)
+    with pytest.raises(InputError, match='it has options split "val", this is "test"'):
+        check_record(tmp_path, record_of(describe(network()), other, plan()))
+
+
+class Processor:
+    """What a preprocessor says of itself."""
+
+    def __init__(self, **settings):
+        self.image_mean, self.image_std = [0.5] * 3, [0.5] * 3
+        self.settings = settings
+
+    def to_dict(self):
+        return {"size": 224, "_name_or_path": object(), **self.settings}
+
+
+def test_how_inputs_are_prepared_counts(tmp_path):
+    def record(**settings):
+        model = replace(describe(network()), processor=Processor(**settings))
+        return record_of(model, DATA, plan())
+
+    write_record(tmp_path, record())
+    assert check_record(tmp_path, record())
+    with pytest.raises(InputError, match="other model: it has preparation"):
+        check_record(tmp_path, record(size=256))
+
+
+@pytest.mark.parametrize("change", [{"num_attention_heads": 4}, {"hidden_act": "relu"}])
+def test_the_config_counts(tmp_path, change):
+    known = {"num_attention_heads": 2, "hidden_act": "gelu", "hidden_size": 16}
+
+    def record(settings):
+        torch.manual_seed(0)
+        return record_of(describe(ViTModel(ViTConfig(**settings))), DATA, plan())
+
+    write_record(tmp_path, record(known))
+    assert check_record(tmp_path, record(known))
+    with pytest.raises(InputError, match="other model: it has config"):
+        check_record(tmp_path, record(known | change))
+
+
+def test_activations_of_a_network_without_config_count():
+    assert config_of(nn.Sequential(nn.ReLU())) != config_of(nn.Sequential(nn.GELU()))
+    assert config_of(network()) == config_of(network())
 
 
 def test_the_record_holds_every_option_with_its_value(tmp_path):
@@ -162,6 +223,13 @@ WHOLE = relmap.Example(
         {"image": Image.new("RGB", (4, 3), "red")},
         {"image": torch.zeros(3, 4, 3)},
         {"image": np.zeros((3, 4, 3), np.uint8)},
+        {"about": {"evidence": [1]}},
+        {"about": {"place": {(1, 2): torch.ones(2)}}},
+        {"about": {"place": {(1, 2): torch.zeros(2)}}},
+        {"mask": lambda: torch.zeros(3, 3, dtype=torch.bool)},
+        {"mask": lambda: torch.ones(3, 3, dtype=torch.bool)},
+        {"regions": lambda: {1: torch.ones(3, 3, dtype=torch.bool)}},
+        {"mask": lambda: {}["no"]},
     ],
 )
 def test_whatever_is_said_of_an_example_is_in_the_fingerprint(change):
@@ -213,3 +281,41 @@ def test_batches_are_the_first_examples_in_order(limit, sizes):
     assert [len(batch) for batch in found] == sizes
     numbers = [(index, one.name) for batch in found for index, one in batch]
     assert numbers == [(at, str(at)) for at in range(sum(sizes))]
+
+
+@pytest.mark.parametrize("kind", ["image", "files"])
+def test_files_count_by_their_contents_and_are_read_once(tmp_path, kind, monkeypatch):
+    file = tmp_path / "1.png"
+    opened = []
+    original = Path.open
+    monkeypatch.setattr(
+        Path,
+        "open",
+        lambda path, *more, **named: opened.append(path) or original(path, *more, **named),
+    )
+
+    def fingerprint(content, at=1):
+        file.write_bytes(content)
+        os.utime(file, ns=(at, at))
+        found = Fingerprint()
+        for name in "12":
+            found.add(relmap.Example(name, **{kind: file if kind == "image" else (file,)}))
+        return found.hexdigest()
+
+    before = fingerprint(b"abc")
+    assert opened.count(file) == 1 + 1  # written and read
+    assert fingerprint(b"abd") != before  # of one size, changed at one time
+    assert fingerprint(b"abc", at=2) == before
+    missing = Fingerprint()
+    missing.add(relmap.Example("1", image=tmp_path / ("x" * 300)))
+    assert missing.number == 1
+
+
+def test_equal_names_and_equal_examples_are_said():
+    found = Fingerprint()
+    for name, text in (("a", "1"), ("b", "2"), ("a", "3"), ("c", "1"), ("d", "1")):
+        found.add(relmap.Example(name, text=text))
+    assert found.notes() == [
+        "1 of 5 names belong to several examples: a",
+        "2 of 5 examples went in before: c is a",
+    ]

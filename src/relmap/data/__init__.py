@@ -99,6 +99,7 @@ class Sample:
             label=self.label,
             mask=None if self.mask is None else self.open_mask,
             about=self.about,
+            files=() if self.mask is None else (self.mask,),
         )
 
 

@@ -96,6 +96,7 @@ def coco_instances(path: str | Path, split: str = "val", *, text: str = "") -> l
                 "categories": categories,
                 "image_id": number,
             },
+            files=(file,),
         )
         for number, image in images_of_split(folder, split, pictures, file.name).items()
     ]

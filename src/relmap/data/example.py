@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from jaxtyping import Bool
@@ -38,6 +39,8 @@ class Example:
             models whose inputs are no pictures and texts (boxes of a detector); image and text are
             not used then.
         about: Whatever else the data set says.
+        files: Where mask and regions are read from; a run that goes on sees by their contents that
+            they are what they were, and otherwise by opening the mask.
     """
 
     name: str
@@ -51,6 +54,7 @@ class Example:
     words: tuple[tuple[int, int], ...] | None = None
     arguments: Mapping[str, Tensor] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def inputs(self) -> dict[str, Any]:
         """What `relmap.explain` is given: image=, text=, or both."""

@@ -54,6 +54,7 @@ class SegmentedImages:
             image=_read(self.file, place, "img"),
             mask=partial(_mask, self.file, place),
             about={"index": place},
+            files=(self.file,),
         )
 
 

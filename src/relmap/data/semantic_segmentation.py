@@ -65,6 +65,7 @@ def semantic_segmentation(path: str | Path, *, text: str = "a photo") -> list[Ex
             text=text or None,
             regions=partial(_regions, labels[image.stem], tuple(categories)),
             about={"categories": categories},
+            files=(labels[image.stem],),
         )
         for image in images.values()
     ]

@@ -106,12 +106,17 @@ def style() -> Any:
         "savefig.bbox": None,
         "savefig.facecolor": "white",
         "svg.fonttype": "none",
+        "svg.hashsalt": "relmap",  # names inside a file, drawn by chance otherwise
     }
     return matplotlib.rc_context({**plain, **saved, "pdf.fonttype": 42})
 
 
+_DATES: dict[str, dict[str, Any]] = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
+"""When a figure was drawn is said nowhere: it would be another file each time."""
+
+
 def save(figure: "matplotlib.figure.Figure", path: Path) -> None:
-    """Write a figure as .png, .pdf or .svg, whole or not at all.
+    """Write a figure as .png, .pdf or .svg, whole or not at all; the same figure in the same bytes.
 
     Raises:
         InputError: For another ending, or a folder that cannot be written.
@@ -123,7 +128,7 @@ def save(figure: "matplotlib.figure.Figure", path: Path) -> None:
     with warnings.catch_warnings():
         # A letter no installed font has is drawn as a box; that is no reason to fail.
         warnings.filterwarnings("ignore", message="Glyph")
-        figure.savefig(content, format=ending[1:], dpi=DPI)
+        figure.savefig(content, format=ending[1:], dpi=DPI, metadata=_DATES.get(ending))
     write_whole(path, content.getvalue())
 
 

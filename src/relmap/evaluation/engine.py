@@ -20,12 +20,16 @@ __all__ = ["Engine", "Part", "run_here"]
 
 @dataclass(frozen=True)
 class Part:
-    """One batch: its number, how many examples it has, these, and what was measured on them."""
+    """One batch: its number, how many examples it has, these, and what was measured on them.
+
+    `known` are the methods and metrics, in pairs, whose rows are there already.
+    """
 
     number: int
     examples: int
     numbered: Sequence[Numbered] = ()
     rows: Sequence[Row] = field(default=(), repr=False)
+    known: frozenset[tuple[str, str]] = frozenset()
 
 
 Engine: TypeAlias = Callable[[Model, Iterable[Part], Plan], Iterator[Part]]
@@ -34,4 +38,4 @@ Engine: TypeAlias = Callable[[Model, Iterable[Part], Plan], Iterator[Part]]
 def run_here(model: Model, waiting: Iterable[Part], plan: Plan) -> Iterator[Part]:
     """Judge batches one after another in this process."""
     for part in waiting:
-        yield replace(part, rows=judge(model, part.numbered, plan), numbered=())
+        yield replace(part, rows=judge(model, part.numbered, plan, part.known), numbered=())

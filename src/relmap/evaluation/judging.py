@@ -8,7 +8,7 @@ raised is a bug: the first row of each kind in a batch keeps its traceback.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -18,11 +18,11 @@ from torch import Tensor
 
 from relmap.data.example import Example
 from relmap.errors import InputError, MissingExtraError, RelmapError
-from relmap.evaluation.bugs import describe_bug, read_bug
+from relmap.evaluation.bugs import describe_bug
 from relmap.evaluation.measuring import measure
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.questions import Asker
-from relmap.evaluation.rows import Row
+from relmap.evaluation.rows import Row, first_of_each_bug
 from relmap.evaluation.specification import CENTRE, Specification
 from relmap.explanation import explain_answered
 from relmap.metrics.controls import centre_blob
@@ -66,17 +66,24 @@ class Batch:
         return tuple(example for _, example in self.numbered)
 
 
-def judge(model: Model, numbered: Sequence[Numbered], plan: Plan) -> list[Row]:
+def judge(
+    model: Model,
+    numbered: Sequence[Numbered],
+    plan: Plan,
+    known: Collection[tuple[str, str]] = (),
+) -> list[Row]:
     """All rows of a batch: of each method and metric in the order of the plan.
 
-    Rows of examples that could not be opened or prepared come first, one for each of them.
+    Pairs of a method and a metric that are `known` are left out. Rows of examples that could not be
+    opened or prepared come first, one for each of them.
     """
     rows: list[Row] = []
     batches = list(_ready(model, _with_target(numbered, plan, rows), rows))
     for method in plan.methods:
-        for batch in batches:
-            rows.extend(_judge_method(model, batch, method, plan))
-    return _first_of_each_bug(rows)
+        wanted = [one for one in plan.metrics if (str(method), str(one)) not in known]
+        for batch in batches if wanted else ():
+            rows.extend(_judge_method(model, batch, method, replace(plan, metrics=tuple(wanted))))
+    return first_of_each_bug(rows)
 
 
 def _with_target(numbered: Sequence[Numbered], plan: Plan, rows: list[Row]) -> list[Numbered]:
@@ -335,16 +342,3 @@ def _failed(
     said = " ".join(f"{type(error).__name__}: {error}".split())
     row = _row(numbered, method, metric, error=said)
     return row if isinstance(error, RelmapError) else replace(row, detail=describe_bug(error))
-
-
-def _first_of_each_bug(rows: Sequence[Row]) -> list[Row]:
-    """The rows, each kind of bug with its first traceback alone."""
-    known: set[str] = set()
-    found: list[Row] = []
-    for row in rows:
-        if row.error is not None and row.detail is not None:
-            kind = read_bug(row.detail).kind
-            row = replace(row, detail=None) if kind in known else row
-            known.add(kind)
-        found.append(row)
-    return found

@@ -1,14 +1,16 @@
 """The protocol record: everything that the numbers beside it depend on.
 
-It is written before the first number. A run that finds another record in its folder refuses to mix
-its numbers with those, and says what differs.
+It is written before the first number. A run that finds a record in its folder goes on where that
+one was, and may do more: more methods, metrics or examples. One that differs in anything else
+refuses to mix its numbers with those, and says what differs.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,15 +20,19 @@ import torch
 
 from relmap.backwards import BACKWARDS
 from relmap.errors import InputError
+from relmap.evaluation.fingerprint import fingerprint_of
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.specification import CENTRE, Specification
 from relmap.files import to_json, write_whole
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
-from relmap.models import Model
+from relmap.models import Model, normalisation
 from relmap.request.compatibility import choose_backward
 
-__all__ = ["check_record", "read_record", "record_of", "weights_of", "write_record"]
+__all__ = [
+    "check_record", "config_of", "preparation_of", "read_record", "record_of", "run_of",
+    "weights_of", "write_record",
+]  # fmt: skip
 
 FILE = "protocol.json"
 
@@ -44,6 +50,8 @@ def record_of(model: Model, data: Mapping[str, Any], plan: Plan) -> dict[str, An
             "name": Path(model.name).name if Path(model.name).exists() else model.name,
             "class": type(network).__name__,
             "weights": weights_of(network),
+            "config": config_of(network),
+            "preparation": preparation_of(model),
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "device": parameter.device.type,
         },
@@ -66,8 +74,52 @@ def weights_of(network: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def check_record(folder: Path, record: Mapping[str, Any]) -> bool:
-    """Whether a run of this record has begun in the folder.
+def config_of(network: torch.nn.Module) -> str:
+    """A fingerprint of what a network is beside its weights: its config, or else its modules."""
+    return _short_hash(_described(getattr(network, "config", None) or network))
+
+
+def preparation_of(model: Model) -> str:
+    """A fingerprint of how inputs are made of pictures and texts."""
+    tokenizer = getattr(model.tokenizer, "backend_tokenizer", None)
+    if hasattr(tokenizer, "to_str"):  # how the last call padded is in it, and says nothing
+        known = json.loads(tokenizer.to_str())
+        tokens = {key: known[key] for key in known if key not in ("padding", "truncation")}
+    else:
+        tokens = _described(model.tokenizer)
+    processor = model.processor
+    parts = [processor, *(getattr(processor, name, None) for name in _PROCESSORS)]
+    described = [_described(part) for part in parts if part is not model.tokenizer]
+    return _short_hash([described, list(map(str, normalisation(processor))), tokens])
+
+
+def _described(part: Any) -> Any:
+    """A config or processor in words, without where it came from."""
+    if part is None:
+        return None
+    if callable(getattr(part, "to_dict", None)):
+        known = part.to_dict()
+        return {key: value for key, value in known.items() if key not in _ORIGINS}
+    return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
+
+
+def _short_hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, default=_described)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def run_of(record: Mapping[str, Any]) -> str:
+    """A fingerprint of what does not change when an evaluation is extended."""
+    return _short_hash({name: _compared(name, record) for name in ("versions", "model", "data",
+        "settings")})  # fmt: skip
+
+
+def check_record(
+    folder: Path, record: Mapping[str, Any], examples: Sequence[str] | None = None
+) -> bool:
+    """Whether a run has begun in the folder that this one goes on with, or extends.
+
+    `examples` are the fingerprints of this run's examples, None if they are not known yet.
 
     Raises:
         InputError: A run of another record has, with what differs.
@@ -76,19 +128,51 @@ def check_record(folder: Path, record: Mapping[str, Any]) -> bool:
     if found is None:
         return False
     plain = json.loads(to_json(dict(record)))
-    for one, other in ((plain["data"], found["data"]), (found["data"], plain["data"])):
-        for name in ("examples", "fingerprint"):
-            if name not in one:  # a stream that has not been read to its end
-                other.pop(name, None)
-    wrong = [name for name in plain if _compared(name, plain) != _compared(name, found)]
-    if wrong:
-        name = wrong[0]
+    names = ("versions", "model", "settings", "data")
+    differences = [
+        (name, _difference(_compared(name, found), _compared(name, plain)))
+        for name in names
+        if _compared(name, found) != _compared(name, plain)
+    ]
+    for name in ("methods", "metrics"):
+        differences += [
+            (name, f"it has {_short(one)}, which this has not")
+            for one in found.get(name, ()) if one not in plain[name]
+        ]  # fmt: skip
+    differences += [("data", one) for one in _other_examples(found, plain, examples)]
+    if differences:
+        kinds = ", ".join(dict.fromkeys(kind for kind, _ in differences))
         raise InputError(
-            f"{folder} holds an evaluation with other {', '.join(wrong)}: it has "
-            f"{_short(found.get(name))}, this is {_short(plain[name])}. Give another --output, or "
-            "remove the folder."
+            f"{folder} holds an evaluation with other {kinds}: "
+            f"{'; '.join(said for _, said in differences[:3])}. Give another --output, or remove "
+            "the folder; to what is there only methods, metrics and examples may be added."
         )
     return True
+
+
+def _other_examples(
+    found: Mapping[str, Any], plain: Mapping[str, Any], examples: Sequence[str] | None
+) -> list[str]:
+    """How the examples of a record are no beginning of those of this run."""
+    known = found.get("data", {}).get("examples")
+    fingerprint = found.get("data", {}).get("fingerprint")
+    if known is None or fingerprint is None:
+        return []
+    if examples is None:
+        if "fingerprint" not in plain["data"]:  # a stream that has not been read to its end
+            return []
+        now = plain["data"]["examples"]
+        same = now == known and plain["data"]["fingerprint"] == fingerprint
+    else:
+        now = len(examples)
+        same = now >= known and fingerprint_of(examples[:known]) == fingerprint
+    if same:
+        return []
+    return [
+        f"it has {known} examples, this has {now}"
+        if now < known
+        else f"it has {known} examples that are not the first {known} of this, or were changed"
+    ]
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
@@ -111,14 +195,32 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     write_whole(folder / FILE, to_json(dict(record), indent=1).encode())
 
 
+_SETTINGS = ("target", "batch_size")  # the bootstrap may be drawn again, and a limit may grow
+_VERSIONS = ("relmap", "torch", "transformers", "numpy")  # scipy draws the bootstrap
+_DATA = ("name", "format", "options")  # which examples there are is told apart
+_PROCESSORS = ("image_processor", "feature_extractor", "video_processor")
+_ORIGINS = frozenset({
+    "_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "dtype", "torch_dtype",
+    "tokenizer", "processor_class",
+})  # fmt: skip
+
+
 def _compared(name: str, record: Mapping[str, Any]) -> Any:
-    """What has to be the same; the bootstrap may be drawn again in another way."""
+    """What has to be the same when a run goes on."""
     value = record.get(name)
-    if name == "settings" and isinstance(value, Mapping):
-        return {
-            key: one for key, one in value.items() if key not in ("seed", "resamples", "reference")
-        }
-    return value
+    kept = {"settings": _SETTINGS, "versions": _VERSIONS, "data": _DATA}.get(name)
+    if kept is None or not isinstance(value, Mapping):
+        return value
+    return {key: value.get(key) for key in kept}
+
+
+def _difference(found: Any, plain: Any, where: str = "") -> str:
+    """Where two parts of a record differ first, in words."""
+    if isinstance(found, Mapping) and isinstance(plain, Mapping):
+        for key in [*found, *(key for key in plain if key not in found)]:
+            if found.get(key) != plain.get(key):
+                return _difference(found.get(key), plain.get(key), f"{where}{key} ")
+    return f"it has {where}{_short(found)}, this is {_short(plain)}"
 
 
 def _method(one: Specification) -> dict[str, Any]:

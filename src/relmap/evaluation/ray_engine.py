@@ -40,7 +40,7 @@ class Worker:
     def judge(self, content: bytes) -> bytes:
         """One batch with its rows."""
         part: Part = pickle.loads(content)
-        rows = judge(self.model, part.numbered, self.plan)
+        rows = judge(self.model, part.numbered, self.plan, part.known)
         return pickle.dumps(replace(part, rows=rows, numbered=()))
 
 

@@ -1,4 +1,4 @@
-"""Reading the data: examples one after another, in numbered batches, with a fingerprint.
+"""Reading the data: examples one after another, in numbered batches.
 
 A batch is fixed by the numbers of its examples and by nothing else, so that a run which begins
 again, or which runs elsewhere, computes the same batches.
@@ -6,22 +6,16 @@ again, or which runs elsewhere, computes the same batches.
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 from typing import Any
-
-import numpy as np
-import torch
-from torch import Tensor
 
 from relmap.data import DATA
 from relmap.data.example import Example
 from relmap.errors import InputError
+from relmap.evaluation.fingerprint import Fingerprint
 from relmap.evaluation.judging import Numbered
 
 __all__ = ["Fingerprint", "numbered_batches", "read_examples"]
@@ -77,46 +71,3 @@ def numbered_batches(
         yield batch
     if first:
         raise InputError("the data set has no examples")
-
-
-class Fingerprint:
-    """A hash of all that went in: names, texts, labels, pixels, and the sizes of picture files.
-
-    Example:
-        >>> print_of = Fingerprint()
-        >>> print_of.add(Example("1", text="a cat"))
-        >>> print_of.hexdigest()[:8]
-        '9405a8fb'
-    """
-
-    def __init__(self) -> None:
-        self._hash = hashlib.sha256()
-        self.number = 0
-
-    def add(self, example: Example) -> None:
-        """Take one more example in."""
-        self.number += 1
-        known = (example.name, example.text, example.label, sorted(example.answers.items()))
-        self._hash.update(repr((*known, example.captions, example.words)).encode())
-        for name, value in example.arguments.items():
-            self._hash.update(name.encode())
-            self._hash.update(_bytes(value))
-        image = example.image
-        if isinstance(image, Tensor | np.ndarray):
-            self._hash.update(_bytes(torch.as_tensor(image)))
-        elif isinstance(image, str | Path) and Path(image).is_file():
-            self._hash.update(str(Path(image).stat().st_size).encode())
-        elif isinstance(image, bytes):
-            self._hash.update(image)
-        elif not isinstance(image, str | Path) and hasattr(image, "tobytes"):
-            # one of PIL's pictures; what is broken is told where it is opened
-            with suppress(OSError, SyntaxError, ValueError):
-                self._hash.update(f"{image.mode} {image.size}".encode() + image.tobytes())
-
-    def hexdigest(self) -> str:
-        """The fingerprint so far."""
-        return self._hash.hexdigest()
-
-
-def _bytes(value: Tensor) -> bytes:
-    return value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()

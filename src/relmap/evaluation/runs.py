@@ -11,18 +11,26 @@ import importlib.util
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from relmap.data.example import Example
 from relmap.errors import InputError
-from relmap.evaluation.engine import Engine, Part, run_here
+from relmap.evaluation.engine import Engine, run_here
+from relmap.evaluation.fingerprint import Fingerprint
 from relmap.evaluation.plan import Plan, Settings
-from relmap.evaluation.protocol import check_record, record_of, write_record
-from relmap.evaluation.reading import Fingerprint, numbered_batches, read_examples
-from relmap.evaluation.rows import part_path, parts, write_part
+from relmap.evaluation.protocol import (
+    check_record,
+    read_record,
+    record_of,
+    run_of,
+    write_record,
+)
+from relmap.evaluation.reading import numbered_batches, read_examples
+from relmap.evaluation.resuming import Resumed
+from relmap.evaluation.rows import parts
 from relmap.evaluation.specification import read_method, read_metric
 from relmap.evaluation.tables import (
     Cell,
@@ -33,7 +41,7 @@ from relmap.evaluation.tables import (
     to_latex,
     to_markdown,
 )
-from relmap.files import write_whole
+from relmap.files import make_folder, write_whole
 from relmap.models import describe, load
 
 __all__ = ["Evaluation", "evaluate"]
@@ -107,7 +115,8 @@ def evaluate(
     `Example`s (or samples of a data format), or `Source(path, form)`. `methods` and `metrics` are
     names with options, such as "genatt:start_layer=1" and "perturbation:preset=wra-text".
     `output` is a folder for rows, tables, curves and the protocol record; a run that finds its own
-    rows there goes on. `engine` says where batches are judged: here, or on a Ray cluster
+    rows there goes on, and one with more methods, metrics or examples computes what is new.
+    `engine` says where batches are judged: here, or on a Ray cluster
     (`relmap.evaluation.ray_engine.on_ray`).
 
     Raises:
@@ -146,13 +155,13 @@ def run(
     if not plan.methods or not plan.metrics:
         raise InputError("an evaluation needs at least one method and one metric")
     source = data if isinstance(data, Source) else Source(data)
+    make_folder(folder / "rows")
     described = load(model) if isinstance(model, str | os.PathLike) else describe(model)
     examples = read_examples(source.data, source.form, source.options)
-    record = record_of(described, _about(source, examples, plan.settings.limit), plan)
-    (folder / "rows").mkdir(parents=True, exist_ok=True)
-    if not check_record(folder, record):
-        write_record(folder, record)
-    fingerprint = Fingerprint()
+    seen = Fingerprint()
+    record = record_of(described, _about(source, examples, plan.settings.limit, seen), plan)
+    _begin(folder, record, seen.examples if isinstance(examples, list) else None)
+    resumed = Resumed(folder / "rows", run_of(record), plan, seen)
     batches = numbered_batches(examples, plan.settings.batch_size, plan.settings.limit)
     limit = plan.settings.limit
     total = len(examples[:limit]) if isinstance(examples, list) else limit
@@ -161,13 +170,32 @@ def run(
         if progress is not None:
             progress(number, total)
 
-    for part in engine(described, _waiting(batches, folder / "rows", fingerprint, report), plan):
-        write_part(folder / "rows", part.number, part.rows)
+    for part in engine(described, resumed.waiting(batches, report), plan):
+        resumed.write(part)
         report(part.examples)
-    record["data"] |= {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}
-    check_record(folder, record)  # a stream is known at its end only
+    record["data"] |= {"examples": seen.number, "fingerprint": seen.hexdigest()}
+    check_record(folder, record, seen.examples)  # a stream is known at its end only
     write_record(folder, record)
     return finish(folder, plan)
+
+
+def _begin(folder: Path, record: dict[str, Any], examples: Sequence[str] | None) -> None:
+    """Write the record before the first number; what is known of a stream stays in it.
+
+    Raises:
+        InputError: The folder holds another evaluation, or rows that nothing is known of.
+    """
+    if check_record(folder, record, examples):
+        known = read_record(folder)
+        assert known is not None
+        write_record(folder, {**record, "data": {**known["data"], **record["data"]}})
+        return
+    if parts(folder / "rows"):
+        raise InputError(
+            f"{folder} holds rows of an evaluation but no protocol.json, which says what they are "
+            "of: put it back, give another --output, or remove the folder"
+        )
+    write_record(folder, record)
 
 
 def finish(folder: Path, plan: Plan) -> Evaluation:
@@ -176,7 +204,7 @@ def finish(folder: Path, plan: Plan) -> Evaluation:
     cells = summarise(found, plan)
     for name, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
         write_whole(folder / f"table.{name}", write(cells).encode())
-    _draw(found, folder)
+    _draw(found, folder, plan)
     result = Evaluation(cells, found, folder, plan)
     for kind, text in found.bugs.items():
         result.traceback(kind).parent.mkdir(exist_ok=True)
@@ -184,14 +212,16 @@ def finish(folder: Path, plan: Plan) -> Evaluation:
     return result
 
 
-def _draw(found: Measurements, folder: Path) -> None:
+def _draw(found: Measurements, folder: Path, plan: Plan) -> None:
     """One figure for every curve, every method a line; without matplotlib the rows hold them."""
     drawn = found.curves()
     if not drawn or importlib.util.find_spec("matplotlib") is None:
         return
     from relmap.drawing.curves import curves
 
-    for (metric, quantity), lines in drawn.items():
+    methods = [str(method) for method in plan.methods]
+    for (metric, quantity), known in drawn.items():
+        lines = {method: known[method] for method in methods if method in known}
         name = re.sub(r"[^a-z0-9.]+", "-", f"{metric} {quantity}".lower())
         for ending in ("png", "svg"):
             curves(
@@ -199,30 +229,15 @@ def _draw(found: Measurements, folder: Path) -> None:
             )
 
 
-def _waiting(
-    batches: Iterator[list[Any]],
-    folder: Path,
-    fingerprint: Fingerprint,
-    report: Callable[[int], None],
-) -> Iterator[Part]:
-    """The batches that have no rows yet; reports the others."""
-    done = {path.name for path in parts(folder)}
-    for number, numbered in enumerate(batches):
-        for _, example in numbered:
-            fingerprint.add(example)
-        if part_path(folder, number).name not in done:
-            yield Part(number, len(numbered), numbered)
-        else:
-            report(len(numbered))
-
-
-def _about(source: Source, examples: Iterable[Example], limit: int | None) -> dict[str, Any]:
+def _about(
+    source: Source, examples: Iterable[Example], limit: int | None, seen: Fingerprint
+) -> dict[str, Any]:
+    """What the record says of the data; a list is `seen` at once, a stream as it is read."""
     named = isinstance(source.data, str | os.PathLike)
     name = os.path.basename(os.path.normpath(source.data)) if named else "given"
     about = {"name": name, "format": source.form, "options": dict(source.options)}
     if not isinstance(examples, list):
         return about
-    fingerprint = Fingerprint()
     for example in examples[:limit]:
-        fingerprint.add(example)
-    return about | {"examples": fingerprint.number, "fingerprint": fingerprint.hexdigest()}
+        seen.add(example)
+    return about | {"examples": seen.number, "fingerprint": seen.hexdigest()}
