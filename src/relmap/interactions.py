@@ -22,7 +22,7 @@ from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import gradient_weighted
 from relmap.relevance.maps import Maps, dense_mixing, link_matrix
-from relmap.relevance.rows import Rule, skipped_joins
+from relmap.relevance.rows import PropagationRule, skipped_joins
 from relmap.relevance.streams import own_leaves
 from relmap.request.layouts import provenance
 from relmap.request.request import Followed, Request, following, read_request
@@ -182,7 +182,7 @@ def _one_way(
     }
 
 
-_UNNORMALISED = Rule(gradient_weighted, lambda sums, share: (sums, sums))
+_UNNORMALISED = PropagationRule(gradient_weighted, lambda sums, share: (sums, sums))
 """E = Ahat; the weights are never asked."""
 
 

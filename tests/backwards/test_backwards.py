@@ -15,7 +15,7 @@ from torch import nn
 import relmap
 from relmap import backwards
 from relmap.backwards import BACKWARDS
-from relmap.backwards.operation_rules.interception import MOVEMENT, Interception
+from relmap.backwards.operation_rules.backward_mode import MOVEMENT, BackwardMode
 from relmap.errors import InputError, TraceError
 from relmap.request.request import following, read_request
 from relmap.trace.recorder import Recorder
@@ -344,7 +344,7 @@ def test_an_operation_without_a_rule_is_named_with_its_module(name, backward):
 def test_no_gradient_passes_silently(backward):
     """Whatever the recorder knows is a movement, has a rule, or is refused."""
     table = BACKWARDS.get(backward).function()
-    interception = Interception(table, Recorder(nn.Module()))
+    interception = BackwardMode(table, Recorder(nn.Module()))
     unruled = sorted(RULES.keys() - MOVEMENT - table.rules.keys())
     assert {"exp", "log", "softplus", "logsumexp", "prod", "sin", "addcmul"} <= set(unruled)
     assert not MOVEMENT & {"index_add", "scatter_add", "scatter_reduce", "add", "mul", "sum"}

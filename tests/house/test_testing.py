@@ -16,7 +16,7 @@ from relmap.backwards import BACKWARDS, Backward, deep_taylor, libra
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
 from relmap.relevance.attention_maps import gradient_weighted, head_mean
-from relmap.relevance.rows import Rule, push_rows
+from relmap.relevance.rows import PropagationRule, push_rows
 from relmap.testing import check_backward, check_method, check_metric, check_model
 from relmap.testing.networks import Looking, looking, subjects
 
@@ -83,7 +83,7 @@ def one(sums, share):
 
 
 def pushed(passed):
-    return push_rows(passed, Rule(gradient_weighted, one))
+    return push_rows(passed, PropagationRule(gradient_weighted, one))
 
 
 def gives_nan(passed):
@@ -108,7 +108,7 @@ def scores_padding(passed):
 
 def looks_away(passed):
     """A method."""
-    return push_rows(passed, Rule(head_mean, one, gradient=False))
+    return push_rows(passed, PropagationRule(head_mean, one, gradient=False))
 
 
 def without_words(passed):
@@ -177,7 +177,7 @@ def mixes_what_flows_back():
 
     def rule(operation):
         (x, *_) = operation.args
-        return operation.passage.pass_back(
+        return operation.context.pass_back(
             operation.run(), lambda back: ((back + back.mean()) @ operation.args[1],), x
         )
 

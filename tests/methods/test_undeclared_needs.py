@@ -12,7 +12,7 @@ import relmap
 from relmap.methods import METHODS, Need
 from relmap.relevance.attention_maps import gradient_weighted, head_mean
 from relmap.relevance.maps import carry_maps, read_rows
-from relmap.relevance.rows import Rule, push_rows
+from relmap.relevance.rows import PropagationRule, push_rows
 
 
 @contextmanager
@@ -50,11 +50,11 @@ def source(passed):
 
 
 def reads_attention_gradient(passed):
-    return push_rows(passed, Rule(gradient_weighted, one))
+    return push_rows(passed, PropagationRule(gradient_weighted, one))
 
 
 def carries_attention_gradient(passed):
-    return read_rows(carry_maps(passed, Rule(gradient_weighted, one)))
+    return read_rows(carry_maps(passed, PropagationRule(gradient_weighted, one)))
 
 
 def reads_a_gradient_at_an_attention(passed):
@@ -162,7 +162,7 @@ def test_a_gradient_that_is_zero_by_itself_is_no_error():
 
 def test_attention_maps_and_the_readout_are_there_for_everyone():
     def reads_attention(passed):
-        return push_rows(passed, Rule(head_mean, one, gradient=False))
+        return push_rows(passed, PropagationRule(head_mean, one, gradient=False))
 
     with registered(reads_attention):
         assert explained().scores["src"].gt(0).all()

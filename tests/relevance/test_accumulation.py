@@ -18,7 +18,7 @@ import relmap
 from relmap.relevance import attention_maps as algebra
 from relmap.relevance.attention_maps import gradient_weighted, head_mean
 from relmap.relevance.maps import carry_maps, read_rows
-from relmap.relevance.rows import Rule, push_rows, stream_layers
+from relmap.relevance.rows import PropagationRule, push_rows, stream_layers
 
 SWITCHES = [
     {},
@@ -31,11 +31,13 @@ SWITCHES = [
 # --- rows against whole maps ------------------------------------------------------------------
 
 
-def _linear_rules(passed: Any) -> dict[str, Rule]:
+def _linear_rules(passed: Any) -> dict[str, PropagationRule]:
     """The rules of the linear methods, as the methods themselves make them."""
     rules = {
-        "genatt": Rule(gradient_weighted, lambda sums, share: (sums * 0 + 1, sums * 0 + 1)),
-        "rollout": Rule(
+        "genatt": PropagationRule(
+            gradient_weighted, lambda sums, share: (sums * 0 + 1, sums * 0 + 1)
+        ),
+        "rollout": PropagationRule(
             head_mean, lambda sums, share: (1 / (1 + sums), 1 / (1 + sums)), gradient=False
         ),
     }

@@ -171,12 +171,12 @@ def test_rules_may_be_functions_of_ones_own(operations):
         seen.append("gradient")
         (x,) = operation.args
         factor = torch.sigmoid(x.detach())
-        return operation.passage.pass_back(operation.run(), lambda back: (back * factor,), x)
+        return operation.context.pass_back(operation.run(), lambda back: (back * factor,), x)
 
     def relevance(operation):
         seen.append("relevance")
         (x,) = operation.args
-        return operation.passage.pass_back(operation.run(), lambda back: (back,), x)
+        return operation.context.pass_back(operation.run(), lambda back: (back,), x)
 
     operations.register("relmaptests.opaque", tokens=tokens, gradient=gradient, relevance=relevance)
     for backward in ("libra", "deep-taylor"):

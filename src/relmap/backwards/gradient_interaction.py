@@ -43,12 +43,12 @@ def gim(*, temperature: float = 2.0) -> Backward:
 def softened(operation: Operation) -> Tensor:
     """Softmax, whose gradient is that at a higher temperature."""
     scores, axis = operation.args[0].detach(), operation.argument(1, "dim", -1)
-    temperature = operation.passage.settings["temperature"]
+    temperature = operation.context.settings["temperature"]
 
     def back(arriving: Tensor) -> tuple[Tensor]:
         return (_through_softmax(scores, arriving, temperature, int(axis)),)
 
-    return operation.passage.pass_back(operation.run().detach(), back, operation.args[0])
+    return operation.context.pass_back(operation.run().detach(), back, operation.args[0])
 
 
 def attention_softened(operation: Operation) -> Tensor:
@@ -60,8 +60,8 @@ def attention_softened(operation: Operation) -> Tensor:
     query, key, value = (
         operation.argument(place, name) for place, name in enumerate(("query", "key", "value"))
     )
-    temperature = operation.passage.settings["temperature"]
-    read = [operation.passage.keep(tensor) for tensor in (query, key, value)]
+    temperature = operation.context.settings["temperature"]
+    read = [operation.context.keep(tensor) for tensor in (query, key, value)]
 
     def back(arriving: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         groups = arriving.shape[-3] // read[1].shape[-3] if arriving.ndim > 2 else 1
@@ -78,7 +78,7 @@ def attention_softened(operation: Operation) -> Tensor:
         parts = (to_query, _grouped(to_key, groups), _grouped(to_value, groups))
         return tuple(part.sum_to_size(one.shape) for part, one in zip(parts, read, strict=True))  # type: ignore[return-value]
 
-    return operation.passage.pass_back(operation.run().detach(), back, query, key, value)
+    return operation.context.pass_back(operation.run().detach(), back, query, key, value)
 
 
 def _through_softmax(scores: Tensor, arriving: Tensor, temperature: float, axis: int) -> Tensor:

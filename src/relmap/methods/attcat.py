@@ -15,8 +15,8 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, head_mean, per_token
 from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import (
+    PropagationRule,
     RecordedPass,
-    Rule,
     mixing,
     moved,
     on_keys,
@@ -62,7 +62,7 @@ def attcat(
             row = product if received is None else product * received
             known = rows.get(call.key_state)
             rows[call.key_state] = row if known is None else known + row
-    return push_rows(passed, Rule(head_mean, residual_alone, None, gradient=False), rows)
+    return push_rows(passed, PropagationRule(head_mean, residual_alone, None, gradient=False), rows)
 
 
 def _entering(passed: RecordedPass, state: State) -> Tensor | None:
@@ -80,7 +80,7 @@ def _entering(passed: RecordedPass, state: State) -> Tensor | None:
 
 def _received(passed: RecordedPass, call: Attention) -> Tensor:
     """Attention that every key receives: mean over heads and over the queries of its group."""
-    rule = Rule(head_mean, residual_alone, None, gradient=False)
+    rule = PropagationRule(head_mean, residual_alone, None, gradient=False)
     parts = [part.sum(dim=1) for _, part in mixing(passed, rule, call)]
     queries = (call.row_tokens >= 0).sum(dim=1, keepdim=True).clamp_min(1)
     total = torch.stack(parts).sum(dim=0)
@@ -95,7 +95,7 @@ def _mean_on_keys(call: Attention, values: Tensor) -> Tensor:
 
 def _values(passed: RecordedPass, call: Attention) -> Tensor:
     """<v_j, dy/dv_j> = sum_{h,i} A_hij dA_hij, since dA = dO v^T."""
-    rule = Rule(_signed, residual_alone, None)
+    rule = PropagationRule(_signed, residual_alone, None)
     parts = [part.sum(dim=1) for _, part in mixing(passed, rule, call)]
     return on_keys(call, torch.stack(parts).sum(dim=0))
 

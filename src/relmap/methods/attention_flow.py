@@ -18,7 +18,7 @@ from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, gradient_weighted, head_mean
 from relmap.relevance.join_weights import row_normalized
-from relmap.relevance.rows import RecordedPass, Rule, mixing
+from relmap.relevance.rows import PropagationRule, RecordedPass, mixing
 from relmap.trace.graph import Attention, Link, State, TokenGraph
 
 EDGES = 20_000
@@ -111,7 +111,7 @@ def _edges(
     reported = {source.state for source in graph.sources}
     for state in graph.states:
         if state.kind == "join":
-            _add_join(passed, state, Rule(mix, row_normalized, None, gradient), edges)
+            _add_join(passed, state, PropagationRule(mix, row_normalized, None, gradient), edges)
         elif state.index not in reported:
             for link in state.links:
                 for child, parent in _pairs(link, state.tokens):
@@ -120,7 +120,7 @@ def _edges(
 
 
 def _add_join(
-    passed: RecordedPass, state: State, rule: Rule, edges: dict[Node, dict[Node, float]]
+    passed: RecordedPass, state: State, rule: PropagationRule, edges: dict[Node, dict[Node, float]]
 ) -> None:
     """(I + E) / rowsum of one join; rows of several calls are rows of one map."""
     calls = [passed.graph.attentions[index] for index in state.attentions]
@@ -141,7 +141,7 @@ def _add_join(
                 _add(edges, (state.index, child), (link.parent, parent), kept / total)
 
 
-def _matrix(passed: RecordedPass, rule: Rule, call: Attention, state: State) -> Tensor:
+def _matrix(passed: RecordedPass, rule: PropagationRule, call: Attention, state: State) -> Tensor:
     """E of a call between the tokens of its query state and those of its key state."""
     count = max(int(call.row_tokens.max()) + 1, state.tokens)
     matrix = torch.zeros(count, call.key_tokens, dtype=torch.float64)

@@ -22,7 +22,7 @@ from relmap.errors import TraceError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, per_token
 from relmap.relevance.join_weights import residual_alone
-from relmap.relevance.rows import RecordedPass, Rule, moved, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, moved, push_rows
 from relmap.relevance.streams import made_of_flagged
 from relmap.trace.graph import Activation, State, TokenGraph
 
@@ -69,7 +69,7 @@ def fullgrad_plus(
         _add(rows, state.index, row)
     if biases:
         _add_biases(passed, entered, rows)
-    return push_rows(passed, Rule(head_mean, residual_alone, None, gradient=False), rows)
+    return push_rows(passed, PropagationRule(head_mean, residual_alone, None, gradient=False), rows)
 
 
 def _add(rows: dict[int, Tensor], index: int, row: Tensor) -> None:

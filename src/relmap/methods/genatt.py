@@ -20,7 +20,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import gradient_weighted
 from relmap.relevance.join_weights import added_up, attention_alone
 from relmap.relevance.maps import Maps, carry_maps, read_rows
-from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, push_rows
 from relmap.relevance.streams import answers, crosses, has_cross_attention, own_leaves
 from relmap.trace.graph import State
 
@@ -29,7 +29,7 @@ def genatt_maps(
     passed: RecordedPass, normalize: bool, self_in_rule_10: bool, aggregate: bool, start_layer: int
 ) -> Maps:
     """The whole map R of every state, with the options of `genatt`."""
-    rule = Rule(
+    rule = PropagationRule(
         gradient_weighted, added_up if aggregate else attention_alone, None, True, start_layer
     )
     if not has_cross_attention(passed.graph):
@@ -70,7 +70,7 @@ def genatt(
     """
     if has_cross_attention(passed.graph):
         return read_rows(genatt_maps(passed, normalize, self_in_rule_10, aggregate, start_layer))
-    rule = Rule(
+    rule = PropagationRule(
         gradient_weighted, added_up if aggregate else attention_alone, None, True, start_layer
     )
     return push_rows(passed, rule)

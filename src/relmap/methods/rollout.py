@@ -17,7 +17,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import clamped_head_mean
 from relmap.relevance.join_weights import added_up, row_normalized
 from relmap.relevance.maps import Maps, carry_maps, read_rows
-from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, push_rows
 from relmap.relevance.streams import crosses, has_cross_attention, own_leaves
 from relmap.trace.graph import State
 
@@ -59,14 +59,14 @@ def rollout(
     return push_rows(passed, _rule(normalize, start_layer))
 
 
-def _rule(normalize: bool, start_layer: int) -> Rule:
-    return Rule(
+def _rule(normalize: bool, start_layer: int) -> PropagationRule:
+    return PropagationRule(
         clamped_head_mean, row_normalized if normalize else added_up, None, False, start_layer
     )
 
 
 def _update(
-    maps: Maps, rule: Rule, state: State, residual: dict[int, Tensor],
+    maps: Maps, rule: PropagationRule, state: State, residual: dict[int, Tensor],
     calls: list[tuple[int, Tensor]],
 ) -> dict[int, Tensor]:  # fmt: skip
     """Self-attention multiplies the stream's own block; cross-attention replaces the other's."""

@@ -23,7 +23,7 @@ from relmap.errors import InputError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import head_mean, wide
 from relmap.relevance.join_weights import residual_alone
-from relmap.relevance.rows import RecordedPass, Rule, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, push_rows
 from relmap.relevance.streams import made_of_flagged
 from relmap.trace.graph import TokenGraph
 
@@ -79,7 +79,7 @@ def tam(
         if denoise:
             image = _denoised(image, _grid(passed, example, len(image)))
         row[tokens[seen]], row[tokens[said]] = image, words
-    rule = Rule(head_mean, residual_alone, None, gradient=False)
+    rule = PropagationRule(head_mean, residual_alone, None, gradient=False)
     return push_rows(passed, rule, {final: row.to(graph.device())})
 
 

@@ -30,7 +30,7 @@ from relmap.relevance.attention_maps import Tile, wide
 from relmap.relevance.join_weights import both_scaled
 from relmap.relevance.maps import Maps, carry_maps, gather
 from relmap.relevance.padding import padding_of_states
-from relmap.relevance.rows import RecordedPass, Rule, moved_values, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, moved_values, push_rows
 from relmap.relevance.token_changes import entering, head_outputs, unknown
 from relmap.relevance.token_rows import Table, to_rows
 from relmap.trace.graph import Activation, Attention, State, TokenGraph
@@ -119,10 +119,10 @@ class _Measured:
         self.joins = {index: state for state in graph.states for index in state.attentions}
         self.of_inputs = _of_inputs(graph)
 
-    def rule(self, start_layer: int) -> Rule:
+    def rule(self, start_layer: int) -> PropagationRule:
         """U_FFN U_MHSA as a rule of accumulation; both addends of a join are scaled by U_FFN."""
         mix = self._mixed_by_head if self.reading == "paper" else self._mixed_by_mean
-        return Rule(mix, both_scaled, self._feed_forward, True, start_layer)
+        return PropagationRule(mix, both_scaled, self._feed_forward, True, start_layer)
 
     def initial_lengths(self) -> dict[int, Tensor]:
         """|E^0|: tokens as they enter their first attention, by the states they come from."""

@@ -20,7 +20,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import Tile, attention_rows
 from relmap.relevance.join_weights import added_up, row_normalized
 from relmap.relevance.one_layer import read_layer
-from relmap.relevance.rows import RecordedPass, Rule, push_rows, stream_layers
+from relmap.relevance.rows import PropagationRule, RecordedPass, push_rows, stream_layers
 from relmap.relevance.streams import crosses, has_cross_attention
 from relmap.trace.graph import TokenGraph
 
@@ -70,8 +70,8 @@ def transformer_attribution(
 
     weigh = row_normalized if normalize else added_up
     if not has_cross_attention(graph):
-        return push_rows(passed, Rule(weighted, weigh, None, gradient, start_layer))
-    found = push_rows(passed, Rule(within_streams, weigh, None, gradient, start_layer))
+        return push_rows(passed, PropagationRule(weighted, weigh, None, gradient, start_layer))
+    found = push_rows(passed, PropagationRule(within_streams, weigh, None, gradient, start_layer))
     across = read_layer(passed, -1, lambda one, call: weighted, gradient, crossing=True)
     for state, part in across.items():
         found[state] = found[state] + part if state in found else part

@@ -22,7 +22,7 @@ from relmap.methods import METHODS
 from relmap.relevance.attention_maps import gradient_weighted, per_token, wide
 from relmap.relevance.join_weights import shared_out
 from relmap.relevance.maps import Maps, carry_maps
-from relmap.relevance.rows import RecordedPass, Rule, example_mean, push_rows
+from relmap.relevance.rows import PropagationRule, RecordedPass, example_mean, push_rows
 from relmap.trace.graph import Activation, State
 
 
@@ -61,13 +61,15 @@ def wra(
     return push_rows(passed, _rule(weights, granularity, clamp, gradient, start_layer))
 
 
-def _rule(weights: str, granularity: str, clamp: str, gradient: str, start_layer: int) -> Rule:
+def _rule(
+    weights: str, granularity: str, clamp: str, gradient: str, start_layer: int
+) -> PropagationRule:
     def share(one: RecordedPass, state: State) -> Tensor:
         if weights == "equal":
             return torch.full((state.tokens,), 0.5, device=one.graph.device())
         return residual_share(one, state, granularity, clamp, gradient)
 
-    return Rule(gradient_weighted, shared_out, share, True, start_layer, normalize=True)
+    return PropagationRule(gradient_weighted, shared_out, share, True, start_layer, normalize=True)
 
 
 def residual_share(

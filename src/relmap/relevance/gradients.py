@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import CheckpointError
 
-from relmap.backwards.operation_rules import Passage
+from relmap.backwards.operation_rules import BackwardContext
 from relmap.errors import InputError, TraceError
 from relmap.relevance.attention_maps import per_token, wide
 from relmap.relevance.mixer_rows import without_map
@@ -76,7 +76,7 @@ def follow_each(
     copied: OutputCopy,
     targets: Sequence[Float[Tensor, " batch"]],
     needs: Sequence[str],
-    passage: Passage | None = None,
+    passage: BackwardContext | None = None,
 ) -> Iterator[RecordedPass]:
     """The token graph under one target after another: one forward pass, one gradient for each.
 
@@ -160,7 +160,7 @@ def _follow(
 
 def _with_relevance(
     passed: RecordedPass, recorded: Recorded, output: tuple[list[Tensor], list[Tensor]],
-    passage: Passage, more: bool,
+    passage: BackwardContext, more: bool,
 ) -> RecordedPass:  # fmt: skip
     """The relevance of every attention output, and of tokens and arguments if they are needed.
 

@@ -3,7 +3,7 @@
     R  <-  w_res R + w_att E R_keys
 
 Each function here gives (w_res, w_att) of tokens from the sums of their rows of E and, where a
-rule measures one, from a share of its own; see `relmap.relevance.rows.Rule`.
+rule measures one, from a share of its own; see `relmap.relevance.rows.PropagationRule`.
 """
 
 from __future__ import annotations

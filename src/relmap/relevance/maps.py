@@ -17,8 +17,8 @@ from torch import Tensor
 
 from relmap.errors import TraceError
 from relmap.relevance.rows import (
+    PropagationRule,
     RecordedPass,
-    Rule,
     link_weights,
     mixing,
     normalized,
@@ -74,7 +74,7 @@ Update = Callable[[Maps, State, dict[int, Tensor], list[tuple[int, Tensor]]], di
 """(maps, join, blocks of its residual, [(key state, E)]) -> blocks of the join."""
 
 
-def carry_maps(passed: RecordedPass, rule: Rule, update: Update | None = None) -> Maps:
+def carry_maps(passed: RecordedPass, rule: PropagationRule, update: Update | None = None) -> Maps:
     """Carry R from the leaves to the final states, with a rule's own update at the joins.
 
     The default update is the linear one: R <- w_res R + w_att E R_keys.
@@ -134,7 +134,7 @@ def scatter_back(maps: Maps, state: int, dense: Float[Tensor, "batch token"]) ->
 
 
 def dense_mixing(
-    maps: Maps, rule: Rule, state: State, call: int
+    maps: Maps, rule: PropagationRule, state: State, call: int
 ) -> Float[Tensor, "batch query key"]:
     """The token mixing E of one call as a whole matrix for each example."""
     graph = maps.graph
@@ -160,7 +160,9 @@ def dense_mixing(
     return dense
 
 
-def _at_join(maps: Maps, rule: Rule, state: State, update: Update | None) -> dict[int, Tensor]:
+def _at_join(
+    maps: Maps, rule: PropagationRule, state: State, update: Update | None
+) -> dict[int, Tensor]:
     graph = maps.graph
     calls = [
         (graph.attentions[index].key_state, _mixing_of(maps, rule, state, index))
@@ -186,7 +188,7 @@ def _at_join(maps: Maps, rule: Rule, state: State, update: Update | None) -> dic
     return blocks
 
 
-def _mixing_of(maps: Maps, rule: Rule, state: State, call: int) -> Tensor:
+def _mixing_of(maps: Maps, rule: PropagationRule, state: State, call: int) -> Tensor:
     """Rows of E of one call, in the order of the join's own tokens."""
     mixed = dense_mixing(maps, rule, state, call)
     if state.rows is None:

@@ -18,8 +18,8 @@ from relmap.errors import InputError
 from relmap.relevance.attention_maps import Tile, head_mean
 from relmap.relevance.join_weights import residual_alone
 from relmap.relevance.rows import (
+    PropagationRule,
     RecordedPass,
-    Rule,
     link_weights,
     mixing,
     moved,
@@ -66,7 +66,7 @@ def read_layer(
             f"layer={layer} does not exist: the deepest stream of this network has {most} "
             f"attention layers (0 to {most - 1}, or -{most} to -1)"
         )
-    identity = Rule(head_mean, residual_alone, None, gradient=False)
+    identity = PropagationRule(head_mean, residual_alone, None, gradient=False)
     return push_rows(passed, identity, keys)
 
 
@@ -104,7 +104,7 @@ def _read(
     passed: RecordedPass, state: State, call: Attention, row: Tensor, mix: LayerMix, gradient: bool
 ) -> Tensor:
     queries = row if state.rows is None else moved(state.rows, row, passed.graph.states)
-    rule = Rule(mix(passed, call), residual_alone, None, gradient)
+    rule = PropagationRule(mix(passed, call), residual_alone, None, gradient)
     pushed = torch.zeros(
         call.column_tokens.shape, dtype=torch.float32, device=passed.graph.device()
     ).to(call.value.dtype if call.value.dtype == torch.float64 else torch.float32)

@@ -31,7 +31,7 @@ Mix = Callable[[Tile], Float[Tensor, "group row key"]]
 
 
 @dataclass(frozen=True, eq=False)
-class Rule:
+class PropagationRule:
     """An accumulation rule: how a call mixes tokens, and how a join weighs its two addends.
 
     `mix(tile)` gives rows of E. `weigh(row_sums, share)` gives (w_res, w_att) of tokens whose rows
@@ -55,7 +55,7 @@ def normalized(mixing_rows: Tensor, sums: Tensor) -> Tensor:
 
 
 def push_rows(
-    passed: RecordedPass, rule: Rule, rows: Mapping[int, Tensor] | None = None
+    passed: RecordedPass, rule: PropagationRule, rows: Mapping[int, Tensor] | None = None
 ) -> dict[int, Tensor]:
     """Push rows (by default those that the target reads) down to the sources.
 
@@ -88,7 +88,7 @@ class _Join:
     """
 
     state: State
-    rule: Rule
+    rule: PropagationRule
     queries: Tensor
     share: Tensor | None
     kept: Tensor
@@ -96,7 +96,11 @@ class _Join:
 
 
 def _push_join(
-    passed: RecordedPass, rule: Rule, state: State, row: Tensor, relevance: dict[int, Tensor]
+    passed: RecordedPass,
+    rule: PropagationRule,
+    state: State,
+    row: Tensor,
+    relevance: dict[int, Tensor],
 ) -> None:
     graph = passed.graph
     queries = row if state.rows is None else moved(state.rows, row, graph.states)
@@ -172,7 +176,7 @@ def _sums_over_calls(
 
 
 def mixing(
-    passed: RecordedPass, rule: Rule, call: Attention, queries: Tensor | None = None
+    passed: RecordedPass, rule: PropagationRule, call: Attention, queries: Tensor | None = None
 ) -> Iterator[tuple[Tensor, Float[Tensor, "group row key"]]]:
     """Rows of E of one call, only those whose tokens carry relevance; None means all rows."""
     tokens = call.row_tokens
@@ -196,7 +200,7 @@ def mixing(
         yield tile.rows.to(tokens.device), rule.mix(tile)
 
 
-def _share(passed: RecordedPass, rule: Rule, state: State) -> Tensor | None:
+def _share(passed: RecordedPass, rule: PropagationRule, state: State) -> Tensor | None:
     if rule.share is None or not state.links:
         return None
     share = rule.share(passed, state)

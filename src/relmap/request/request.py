@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from relmap.backwards import Backward
-from relmap.backwards.operation_rules import Interception, Passage
+from relmap.backwards.operation_rules import BackwardContext, BackwardMode
 from relmap.errors import InputError
 from relmap.methods import METHODS, MethodEntry, Need
 from relmap.models import Model, describe, pictures
@@ -103,13 +103,13 @@ def following(
         TraceError: the network cannot be explained exactly.
     """
     keep_values = bool(_VALUES & set(needs))
-    passages: list[Passage] = []
+    backward_contexts: list[BackwardContext] = []
 
     def intercept(recorder: Recorder) -> Run:
-        interception = Interception(asked.backward, recorder)
-        passages.append(interception.passage)
-        open_until.callback(interception.passage.close)
-        return interception.run
+        mode = BackwardMode(asked.backward, recorder)
+        backward_contexts.append(mode.context)
+        open_until.callback(mode.context.close)
+        return mode.run
 
     rules = intercept if asked.backward.rules else None
     with ExitStack() as open_until, recording(
@@ -123,8 +123,8 @@ def following(
             meant = [first, *targets[1:]]
             readers = [Choices(partial(resolve, target, context=context)) for target in meant]
             resolved = [reader.read(copied.output) for reader in readers]
-        passage = passages[-1] if passages else None  # of the pass that counts
-        passes = follow_each(recorded, copied, [one.values for one in resolved], needs, passage)
+        last = backward_contexts[-1] if backward_contexts else None  # of the pass that counts
+        passes = follow_each(recorded, copied, [answer.values for answer in resolved], needs, last)
         yield _followed(asked, recorded, passes, resolved, readers)
 
 

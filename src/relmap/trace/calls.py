@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from relmap.trace.drafts import Notebook
 
 PARTS = list
-Rule = Callable[["Call"], Any]
+TokenRule = Callable[["Call"], Any]
 
 _OPERATORS = {
     "rmul": "mul", "radd": "add", "imul": "mul", "iadd": "add", "isub": "sub", "idiv": "div",

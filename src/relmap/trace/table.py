@@ -26,14 +26,14 @@ from relmap.trace.operations import (
 )
 from relmap.trace.operations.registered import OPERATIONS
 
-Rule = Callable[[Call], Any]
+TokenRule = Callable[[Call], Any]
 
 
 def drop(call: Call) -> None:
     """Results that say nothing about tokens: positions, counts, comparisons, fresh tensors."""
 
 
-_TABLE: dict[Rule, str] = {
+_TABLE: dict[TokenRule, str] = {
     # the same value
     movement.same: """
         to type type_as float half double bfloat16 long int contiguous clone detach cpu cuda
@@ -113,10 +113,12 @@ _TABLE: dict[Rule, str] = {
         multinomial normal uniform get_requires_grad get_grad_fn get_is_leaf get__base""",
 }
 
-RULES: dict[str, Rule] = {name: rule for rule, names in _TABLE.items() for name in names.split()}
+RULES: dict[str, TokenRule] = {
+    name: rule for rule, names in _TABLE.items() for name in names.split()
+}
 
 # Functions that hide their attention from a mode, and what runs instead of them.
-REPLACED: dict[str, Rule] = {
+REPLACED: dict[str, TokenRule] = {
     "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     "multi_head_attention_forward": multi_head.multi_head_attention_forward,
     "__iter__": movement.iterate,
@@ -125,7 +127,7 @@ REPLACED: dict[str, Rule] = {
 OPERATIONS.reserve("tokens", RULES.keys() | REPLACED.keys())
 
 
-def find_rule(call: Call) -> Rule | None:
+def find_rule(call: Call) -> TokenRule | None:
     """The rule for a call; an operation that was registered as another one is called like that."""
     rule = RULES.get(call.name)
     if rule is not None:

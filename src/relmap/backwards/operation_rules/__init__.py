@@ -1,22 +1,22 @@
 """How single operations pass a gradient, or relevance, back.
 
-`interception` sees every torch function while a network runs and asks a table what shall become of
+`backward_mode` sees every torch function while a network runs and asks a table what shall become of
 it; `factors` holds the rules of the gradient family (factors that count as constants, gradients
 that are halved), `products`, `sums` and `passing` those of the relevance family. A backward in
 `relmap.backwards` is such a table.
 """
 
 from relmap.backwards.operation_rules import gradient, zplus
-from relmap.backwards.operation_rules.interception import (
+from relmap.backwards.operation_rules.backward_mode import (
     MOVEMENT,
     Backward,
-    Interception,
-    Passage,
+    BackwardContext,
+    BackwardMode,
 )
-from relmap.backwards.operation_rules.operation import Operation, Rule
+from relmap.backwards.operation_rules.operation import BackwardRule, Operation
 from relmap.trace.operations.registered import OPERATIONS
 
-__all__ = ["Backward", "Interception", "Operation", "Passage", "Rule"]
+__all__ = ["Backward", "BackwardContext", "BackwardMode", "BackwardRule", "Operation"]
 
 OPERATIONS.reserve(
     "gradient",

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.autograd.graph import get_gradient_edge
 
 from relmap._torch_private import autograd_order, is_copy
-from relmap.backwards.operation_rules.operation import Operation, Rule, tensors_of
+from relmap.backwards.operation_rules.operation import BackwardRule, Operation, tensors_of
 
 LINEAR = """
     add sub neg sum mean nansum embedding batch_norm index_add scatter_add index_put dropout
@@ -45,14 +45,18 @@ WEIGHTED = """
 """Products that nearly always have a weight, which may carry too."""
 
 
-def named(rules: dict[Rule, str]) -> dict[str, Rule]:
+def named(rules: dict[BackwardRule, str]) -> dict[str, BackwardRule]:
     """A table by name, from lists of names for each rule."""
     return {name: rule for rule, names in rules.items() for name in names.split()}
 
 
 def table(
-    *, attention: Rule, softmax: Rule, activations: Rule | None = None, addition: Rule | None = None
-) -> dict[str, Rule]:
+    *,
+    attention: BackwardRule,
+    softmax: BackwardRule,
+    activations: BackwardRule | None = None,
+    addition: BackwardRule | None = None,
+) -> dict[str, BackwardRule]:
     """The rules that this family shares, with those that its members differ in."""
     rules = named(
         {
@@ -87,8 +91,8 @@ def shifted(operation: Operation) -> Any:
     """The function's own gradient; a gate that is shifted or scaled by a constant stays one."""
     result = operation.run()
     carrying = operation.carrying()
-    if len(carrying) == 1 and operation.passage.is_gate(carrying[0]):
-        operation.passage.gate(result)
+    if len(carrying) == 1 and operation.context.is_gate(carrying[0]):
+        operation.context.gate(result)
     return result
 
 
@@ -106,10 +110,10 @@ def with_statistics(operation: Operation) -> Any:
 def ratio(operation: Operation) -> Tensor:
     """Y = f(x) as the product of x with the constant f(x) / x."""
     operand = operation.args[0]
-    if not operation.passage.carries(operand):
+    if not operation.context.carries(operand):
         raise operation.refuse("has a variable parameter, for which there is no rule")
     factor, value = _quotient(operation, operand)
-    return operation.passage.pass_back(value, lambda arriving: (arriving * factor,), operand)
+    return operation.context.pass_back(value, lambda arriving: (arriving * factor,), operand)
 
 
 def power(operation: Operation) -> Tensor:
@@ -132,7 +136,7 @@ def accumulated(operation: Operation) -> Any:
 
 def gate(operation: Operation) -> Tensor:
     """A gate, as `ratio`, and a constant where something else is multiplied by it."""
-    return operation.passage.gate(ratio(operation))
+    return operation.context.gate(ratio(operation))
 
 
 def _quotient(operation: Operation, operand: Tensor) -> tuple[Tensor, Tensor]:
@@ -158,12 +162,12 @@ def product(operation: Operation) -> Any:
     added = operation.args[0] if operation.name.startswith(("add", "baddbmm")) else None
     factors = [
         one for one in tensors_of(operation.args, operation.kwargs)
-        if operation.passage.carries(one) and one is not added
+        if operation.context.carries(one) and one is not added
     ]  # fmt: skip
     if len(factors) < 2:
         return shifted(operation) if operation.name == "mul" else operation.run()
     if operation.name == "mul":
-        gates = [one for one in factors if operation.passage.is_gate(one)]
+        gates = [one for one in factors if operation.context.is_gate(one)]
         if len(gates) == 1:
             return operation.run({id(gates[0]): gates[0].detach()})
     # A tensor multiplied by itself counts twice.
@@ -173,7 +177,7 @@ def product(operation: Operation) -> Any:
 def quotient(operation: Operation) -> Any:
     """A denominator counts as a constant: it is the scale of a norm."""
     below = operation.argument(1, "other")
-    if operation.passage.carries(below):
+    if operation.context.carries(below):
         return operation.run({id(below): below.detach()})
     return shifted(operation)
 
@@ -187,8 +191,8 @@ def gated_half(operation: Operation) -> Any:
 
 def scaled(operation: Operation, tensor: Tensor, factor: float | Tensor) -> Tensor:
     """The same value; its gradient times a factor."""
-    passage, value = operation.passage, tensor.detach()
-    return passage.pass_back(value, lambda arriving: (arriving * factor,), tensor)
+    context, value = operation.context, tensor.detach()
+    return context.pass_back(value, lambda arriving: (arriving * factor,), tensor)
 
 
 # --- norms ------------------------------------------------------------------------------------
@@ -208,7 +212,7 @@ def layer_norm(operation: Operation) -> Tensor:
         inner = arriving if weight is None else arriving * weight
         return (((inner - inner.mean(axes, keepdim=True)) * scale).to(operand.dtype),)
 
-    return operation.passage.pass_back(value, back, operand)
+    return operation.context.pass_back(value, back, operand)
 
 
 def rms_norm(operation: Operation) -> Tensor:
@@ -226,7 +230,7 @@ def rms_norm(operation: Operation) -> Tensor:
         inner = arriving if weight is None else arriving * weight
         return ((inner * scale).to(operand.dtype),)
 
-    return operation.passage.pass_back(value, back, operand)
+    return operation.context.pass_back(value, back, operand)
 
 
 def group_norm(operation: Operation) -> Tensor:
@@ -244,7 +248,7 @@ def group_norm(operation: Operation) -> Tensor:
         inner = (inner - inner.mean(-1, keepdim=True)) * scale
         return (inner.reshape(operand.shape),)
 
-    return operation.passage.pass_back(value, back, operand)
+    return operation.context.pass_back(value, back, operand)
 
 
 def instance_norm(operation: Operation) -> Tensor:
@@ -261,7 +265,7 @@ def instance_norm(operation: Operation) -> Tensor:
             arriving = arriving * weight.reshape(1, -1, *[1] * (arriving.ndim - 2))
         return ((arriving - arriving.mean(axes, keepdim=True)) * scale,)
 
-    return operation.passage.pass_back(value, back, operand)
+    return operation.context.pass_back(value, back, operand)
 
 
 def unit_length(operation: Operation) -> Tensor:
@@ -271,7 +275,7 @@ def unit_length(operation: Operation) -> Tensor:
     least = operation.argument(3, "eps", 1e-12)
     value = operation.run().detach()
     length = operand.detach().norm(power, axis, keepdim=True).clamp_min(least)
-    return operation.passage.pass_back(value, lambda arriving: (arriving / length,), operand)
+    return operation.context.pass_back(value, lambda arriving: (arriving / length,), operand)
 
 
 # --- attention --------------------------------------------------------------------------------
@@ -316,7 +320,7 @@ def signed_share(operation: Operation) -> Tensor:
     one, other = carrying
     if not (_descends(one, other) or _descends(other, one)):
         return operation.run()
-    gamma = operation.passage.settings["gamma"]
+    gamma = operation.context.settings["gamma"]
     with torch.no_grad():
         whole = operation.run()
         alpha = operation.kwargs.get("alpha", 1)

@@ -21,7 +21,7 @@ from relmap.errors import TraceError
 from relmap.trace.recorder import Recorder
 from relmap.trace.tags import Constant, Pair, Tokens
 
-Rule = Callable[["Operation"], Any]
+BackwardRule = Callable[["Operation"], Any]
 Back = Callable[[Tensor], tuple[Tensor | None, ...]]
 """What flows back to each operand, of what arrived at the result."""
 
@@ -29,7 +29,7 @@ _STOPPED, _GATE = "_relmap_stopped", "_relmap_gate"
 
 
 @dataclass(eq=False)
-class Passage:
+class BackwardContext:
     """One forward pass under a backward.
 
     `relevance` says what flows back at the moment: relevance, or the plain gradient. `absolute`
@@ -156,7 +156,7 @@ class Operation:
     function: Callable[..., Any]
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
-    passage: Passage
+    context: BackwardContext
     spelled: str = ""
 
     def run(self, replaced: Mapping[int, Any] | None = None) -> Any:
@@ -179,18 +179,18 @@ class Operation:
         Weights are among them only where there is nothing else: relevance is shared between
         tokens, and a gradient of weights is not asked for.
         """
-        found = [one for one in tensors_of(self.args, self.kwargs) if self.passage.carries(one)]
+        found = [one for one in tensors_of(self.args, self.kwargs) if self.context.carries(one)]
         found = list({id(one): one for one in found}.values())
-        return [one for one in found if not self.passage.is_weight(one)] or found
+        return [one for one in found if not self.context.is_weight(one)] or found
 
     def refuse(self, why: str) -> TraceError:
         """An error that names the operation and where it ran."""
-        return TraceError(self.passage.recorder.at(f"'{self.spelled or self.name}' {why}"))
+        return TraceError(self.context.recorder.at(f"'{self.spelled or self.name}' {why}"))
 
     def tag(self) -> Tokens | None:
         """Whose tokens the operands hold, if anything is known."""
         for tensor in self.carrying():
-            tag = self.passage.recorder.tag(tensor)
+            tag = self.context.recorder.tag(tensor)
             if isinstance(tag, Pair):
                 tag = tag.rows or tag.columns
             if isinstance(tag, Tokens):
@@ -218,15 +218,15 @@ def _exchanged(value: Any, replaced: Mapping[int, Any]) -> Any:
 class PassBack(torch.autograd.Function):
     """A value, and a function of its own for what flows back through it.
 
-    `apply(value, place, passage, *operands)` is the value; the passage keeps at that place the
+    `apply(value, place, context, *operands)` is the value; the context keeps at that place the
     `back(incoming)` that gives one tensor for each operand. The rules of relevance hold for
     relevance alone: a plain gradient takes the way on which the value was computed.
     """
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, place: int, passage: Any, *operands: Tensor) -> Tensor:
+    def forward(ctx: Any, value: Tensor, place: int, context: Any, *operands: Tensor) -> Tensor:
         """The value itself."""
-        ctx.place, ctx.passage, ctx.count = place, passage, len(operands)
+        ctx.place, ctx.context, ctx.count = place, context, len(operands)
         ctx.set_materialize_grads(False)
         return value.detach()
 
@@ -237,8 +237,8 @@ class PassBack(torch.autograd.Function):
         nothing = (None,) * ctx.count
         if arriving is None:
             return (None, None, None, *nothing)
-        passage: Passage = ctx.passage
-        if passage.family == "relevance" and not passage.relevance:
+        context: BackwardContext = ctx.context
+        if context.family == "relevance" and not context.relevance:
             return (arriving, None, None, *nothing)
         with torch.no_grad(), unwatched():
-            return (None, None, None, *passage.backs[ctx.place](arriving))
+            return (None, None, None, *context.backs[ctx.place](arriving))

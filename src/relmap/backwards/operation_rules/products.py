@@ -40,12 +40,12 @@ def _linear_back(operand: Tensor, weight: Tensor, share: Tensor) -> Tensor:
 
 def multiplied(operation: Operation) -> Any:
     """`mul`: by a constant or a gate relevance passes; two things that carry get half each."""
-    passage, carrying = operation.passage, operation.carrying()
+    context, carrying = operation.context, operation.carrying()
     if len(carrying) < 2:
         if len(operation.args) > 1 and operation.args[0] is operation.args[1]:
             return unchanged(operation)
         return _scaled(operation, carrying[0])
-    gates = [one for one in carrying if passage.is_gate(one)]
+    gates = [one for one in carrying if context.is_gate(one)]
     if len(gates) == 1:
         (other,) = [one for one in carrying if one is not gates[0]]
         return _scaled(operation, other)
@@ -55,25 +55,25 @@ def multiplied(operation: Operation) -> Any:
     def back(arriving: Tensor) -> tuple[Tensor, ...]:
         return tuple(0.5 * arriving.sum_to_size(shape) for shape in shapes)
 
-    return passage.pass_back(value, back, *carrying)
+    return context.pass_back(value, back, *carrying)
 
 
 def _scaled(operation: Operation, operand: Tensor) -> Tensor:
     """A product with constants: relevance passes, but to nothing that is multiplied by zero."""
-    passage, value = operation.passage, operation.run()
+    context, value = operation.context, operation.run()
     shape, dtype = operand.shape, operand.dtype
 
     def back(arriving: Tensor) -> tuple[Tensor]:
         return (arriving.sum_to_size(shape).to(dtype),)
 
-    result = passage.pass_back(value, back, operand)
-    return passage.gate(result) if passage.is_gate(operand) else result
+    result = context.pass_back(value, back, operand)
+    return context.gate(result) if context.is_gate(operand) else result
 
 
 def quotient(operation: Operation) -> Any:
     """A denominator counts as a constant: it is the scale of a norm."""
     above = operation.args[0]
-    if not operation.passage.carries(above):
+    if not operation.context.carries(above):
         raise operation.refuse("divides a constant by something that carries relevance")
     return _scaled(operation, above)
 
@@ -97,7 +97,7 @@ def contraction(operation: Operation) -> Any:
 def _added_product(operation: Operation, carrying: list[Tensor]) -> Tensor:
     """`addmm` and its kin: what is added is a bias, or a bias of scores."""
     added, scale = operation.args[0], operation.kwargs.get("beta", 1)
-    if operation.passage.carries(added):
+    if operation.context.carries(added):
         raise operation.refuse("adds something that carries relevance")
     if len(carrying) == 2:
         return _between(operation, carrying, added.detach() * scale)
@@ -119,16 +119,16 @@ def convolution(operation: Operation) -> Tensor:
         s = R / (x W - L W+ - H W-),   R_x = x (s W^T) - L (s W+^T) - H (s W-^T)
     """
     operand, weight = operation.argument(0, "input"), operation.argument(1, "weight")
-    if not operation.passage.carries(operand) or _carries(operation, weight):
+    if not operation.context.carries(operand) or _carries(operation, weight):
         raise operation.refuse("has weights that carry relevance")
-    if operation.passage.is_raw_input(operand):
+    if operation.context.is_raw_input(operand):
         return _bounded(operation, operand, weight)
     return _generally_weighted(operation, operand)
 
 
 def _bounded(operation: Operation, operand: Tensor, weight: Tensor) -> Tensor:
     value = operation.run()
-    pixels = operation.passage.keep(operand)
+    pixels = operation.context.keep(operand)
 
     def product(one: Tensor, other: Tensor) -> Tensor:
         return _biasless(operation, operand, weight)(one, other)
@@ -145,7 +145,7 @@ def _bounded(operation: Operation, operand: Tensor, weight: Tensor) -> Tensor:
             relevance += one * _transposed(product, one, other, share)
         return (relevance,)
 
-    return operation.passage.pass_back(value, back, operand)
+    return operation.context.pass_back(value, back, operand)
 
 
 def _biasless(operation: Operation, operand: Tensor, weight: Tensor) -> Product:
@@ -157,7 +157,7 @@ def _biasless(operation: Operation, operand: Tensor, weight: Tensor) -> Product:
 
     def product(one: Tensor, other: Tensor) -> Tensor:
         exchanged = {id(operand): one, id(weight): other}
-        bare = Operation(operation.name, operation.function, tuple(args), kwargs, operation.passage)
+        bare = Operation(operation.name, operation.function, tuple(args), kwargs, operation.context)
         return bare.run(exchanged)
 
     return product
@@ -189,7 +189,7 @@ def _generally_weighted(operation: Operation, operand: Tensor) -> Tensor:
 
 
 def _carries(operation: Operation, weight: Tensor) -> bool:
-    return operation.passage.carries(weight) and not operation.passage.is_weight(weight)
+    return operation.context.carries(weight) and not operation.context.is_weight(weight)
 
 
 def _tensors(value: Any) -> list[Tensor]:
@@ -203,16 +203,16 @@ def _weighted(
     transposed: Callable[[Tensor, Tensor, Tensor], Tensor],
 ) -> Tensor:  # fmt: skip
     """The z+ rule of a product with weights, in one of its two forms."""
-    passage = operation.passage
-    if not passage.carries(operand) or _carries(operation, weight):
+    context = operation.context
+    if not context.carries(operand) or _carries(operation, weight):
         raise operation.refuse("has weights that carry relevance")
     value, tag = operation.run(), operation.tag()
-    x, w, known_value = passage.keep(operand), weight.detach(), passage.keep(value)
-    rescale = passage.settings.get("rescale_linear", False)
+    x, w, known_value = context.keep(operand), weight.detach(), context.keep(value)
+    rescale = context.settings.get("rescale_linear", False)
 
     def joint(arriving: Tensor) -> Tensor:
         # Twice the denominator and twice the numerator: the halves cancel.
-        size, magnitude = x.abs(), passage.magnitude(weight)
+        size, magnitude = x.abs(), context.magnitude(weight)
         known = known_value if bias is None else known_value - bias.detach()
         below = product(size, magnitude).add_(known)
         # Where every contribution is negative, the two terms cancel to rounding noise.
@@ -230,20 +230,20 @@ def _weighted(
         return found
 
     def back(arriving: Tensor) -> tuple[Tensor]:
-        found = separate(arriving) if passage.settings.get("separate") else joint(arriving)
+        found = separate(arriving) if context.settings.get("separate") else joint(arriving)
         if rescale:
             totals = ExampleTotals(operation, tag, arriving)
             after = ExampleTotals(operation, tag, found)
             found = found * after.spread(safe_divide(totals.of(arriving), after.of(found)))
         return (found,)
 
-    return passage.pass_back(value, back, operand)
+    return context.pass_back(value, back, operand)
 
 
 def _between(operation: Operation, carrying: list[Tensor], added: Tensor | float) -> Tensor:
     """A product z of two things that carry: R_p = p (dz/dp . R / z) / 2; z is without `added`."""
-    value, passage = operation.run(), operation.passage
-    kept, product = [passage.keep(one) for one in carrying], passage.keep(value)
+    value, context = operation.run(), operation.context
+    kept, product = [context.keep(one) for one in carrying], context.keep(value)
 
     def back(arriving: Tensor) -> tuple[Tensor, ...]:
         share = safe_divide(arriving, product - added)
@@ -254,7 +254,7 @@ def _between(operation: Operation, carrying: list[Tensor], added: Tensor | float
             found = torch.autograd.grad(again, alone, share)
         return tuple(0.5 * one * part for one, part in zip(kept, found, strict=True))
 
-    return passage.pass_back(value, back, *carrying)
+    return context.pass_back(value, back, *carrying)
 
 
 # --- attention --------------------------------------------------------------------------------
@@ -270,8 +270,8 @@ def attention(operation: Operation) -> Tensor:
     output = operation.run()
     mask, causal = operation.argument(3, "attn_mask"), operation.argument(5, "is_causal", False)
     scale = operation.argument(6, "scale") or 1 / math.sqrt(query.shape[-1])
-    passage = operation.passage
-    parts, read = [passage.keep(one) for one in (query, key, value)], passage.keep(output)
+    context = operation.context
+    parts, read = [context.keep(one) for one in (query, key, value)], context.keep(output)
 
     def back(arriving: Tensor) -> tuple[Tensor | None, ...]:
         q, k, v = parts
@@ -294,11 +294,11 @@ def attention(operation: Operation) -> Tensor:
             )
         found = (of_query, of_key, of_value)
         return tuple(
-            one.sum_to_size(part.shape) if passage.carries(operand) else None
+            one.sum_to_size(part.shape) if context.carries(operand) else None
             for one, part, operand in zip(found, parts, (query, key, value), strict=True)
         )
 
-    return passage.pass_back(output, back, query, key, value)
+    return context.pass_back(output, back, query, key, value)
 
 
 def _softmax(scores: Tensor, mask: Tensor | None, causal: bool) -> Tensor:

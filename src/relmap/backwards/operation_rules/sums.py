@@ -23,16 +23,16 @@ def unchanged(operation: Operation) -> Any:
     carrying = operation.carrying()
     if len(carrying) != 1 or carrying[0].shape != value.shape:
         raise operation.refuse("has operands that relevance cannot be shared between")
-    passage = operation.passage
-    result = passage.pass_back(
+    context = operation.context
+    result = context.pass_back(
         value, lambda arriving: (arriving.to(carrying[0].dtype),), carrying[0]
     )
-    return passage.gate(result) if passage.is_gate(carrying[0]) else result
+    return context.gate(result) if context.is_gate(carrying[0]) else result
 
 
 def gate(operation: Operation) -> Tensor:
     """A sigmoid or tanh: relevance passes, unless something else is multiplied by it."""
-    return operation.passage.gate(unchanged(operation))
+    return operation.context.gate(unchanged(operation))
 
 
 def gated_half(operation: Operation) -> Tensor:
@@ -42,7 +42,7 @@ def gated_half(operation: Operation) -> Tensor:
     def back(arriving: Tensor) -> tuple[Tensor]:
         return (torch.cat([arriving, torch.zeros_like(arriving)], dim=axis),)
 
-    return operation.passage.pass_back(operation.run(), back, operand)
+    return operation.context.pass_back(operation.run(), back, operand)
 
 
 def stop(operation: Operation) -> Any:
@@ -50,14 +50,14 @@ def stop(operation: Operation) -> Any:
     result = operation.run()
     parts = result if isinstance(result, (tuple, list)) else [result]
     for part in parts:
-        operation.passage.stop(part)
+        operation.context.stop(part)
     return result
 
 
 def with_statistics(operation: Operation) -> Any:
     """`var_mean` and `std_mean`: none enters the deviation."""
     scale, mean = operation.run()
-    operation.passage.stop(scale)
+    operation.context.stop(scale)
     return type((scale, mean))((scale, mean))
 
 
@@ -65,7 +65,7 @@ def shared_by_value(operation: Operation) -> Any:
     """Sums over tokens or features, pooling, resizing: z = sum_i w_i x_i, R_i = w_i x_i R / z."""
     operand = operation.args[0]
     value = operation.run()
-    if not isinstance(value, Tensor) or not operation.passage.carries(operand):
+    if not isinstance(value, Tensor) or not operation.context.carries(operand):
         raise operation.refuse("has a form for which there is no rule")
     return _by_value(operation, value, [operand])
 
@@ -79,8 +79,8 @@ def accumulated(operation: Operation) -> Any:
 
 def _by_value(operation: Operation, value: Tensor, operands: list[Tensor]) -> Tensor:
     """Z = sum_i w_i x_i, R_i = w_i x_i R / z, with the w_i by autograd."""
-    passage = operation.passage
-    total, kept = passage.keep(value), [passage.keep(one) for one in operands]
+    context = operation.context
+    total, kept = context.keep(value), [context.keep(one) for one in operands]
 
     def back(arriving: Tensor) -> tuple[Tensor, ...]:
         share = safe_divide(arriving, total)
@@ -91,7 +91,7 @@ def _by_value(operation: Operation, value: Tensor, operands: list[Tensor]) -> Te
             weights = torch.autograd.grad(again, alone, share)
         return tuple(one * weight for one, weight in zip(kept, weights, strict=True))
 
-    return passage.pass_back(value, back, *operands)
+    return context.pass_back(value, back, *operands)
 
 
 def power(operation: Operation) -> Any:
@@ -107,15 +107,15 @@ def addition(operation: Operation) -> Any:
     of every example by itself, keep their proportion and sum to what came in (Chefer et al., CVPR
     2021, eq. 10, as their code computes it).
     """
-    passage, addends = operation.passage, _addends(operation)
+    context, addends = operation.context, _addends(operation)
     value = operation.run()
     if len(addends) == 1:
         return _shifted(operation, value, addends[0][0])
-    if any(passage.is_gate(one) for one, _ in addends):
+    if any(context.is_gate(one) for one, _ in addends):
         raise operation.refuse("adds gates, for which there is no rule")
-    kept, total = [(passage.keep(one), sign) for one, sign in addends], passage.keep(value)
+    kept, total = [(context.keep(one), sign) for one, sign in addends], context.keep(value)
     shapes = [one.shape for one, _ in addends]
-    normalize = passage.settings.get("normalize_sums", False)
+    normalize = context.settings.get("normalize_sums", False)
     tag = operation.tag()
 
     def back(arriving: Tensor) -> tuple[Tensor | None, ...]:
@@ -130,30 +130,30 @@ def addition(operation: Operation) -> Any:
             for part, (one, _) in zip(summed, addends, strict=True)
         )
 
-    return passage.pass_back(value, back, *(one for one, _ in addends))
+    return context.pass_back(value, back, *(one for one, _ in addends))
 
 
 def _addends(operation: Operation) -> list[tuple[Tensor, float]]:
     """The addends that take relevance, with the factor they are added with."""
-    passage, sign = operation.passage, -1.0 if operation.name == "sub" else 1.0
+    context, sign = operation.context, -1.0 if operation.name == "sub" else 1.0
     sign *= operation.argument(2, "alpha", 1.0)
-    scores = any(isinstance(passage.recorder.tag(one), Pair) for one in operation.args)
+    scores = any(isinstance(context.recorder.tag(one), Pair) for one in operation.args)
     found: list[tuple[Tensor, float]] = []
     positions: list[tuple[Tensor, float]] = []
     for one, factor in zip((operation.args[0], operation.argument(1, "other")), (1.0, sign),
                            strict=True):  # fmt: skip
         if not isinstance(one, Tensor):
             continue
-        learned = passage.is_learned(one) and _is_table(one)
+        learned = context.is_learned(one) and _is_table(one)
         # A bias of scores is part of the softmax, as in the fused kernel.
-        constant = scores or not passage.settings.get("share_positions", True)
+        constant = scores or not context.settings.get("share_positions", True)
         if learned and constant:
             positions.append((one, factor))
-        elif passage.carries(one) or (learned and isinstance(one, nn.Parameter)):
+        elif context.carries(one) or (learned and isinstance(one, nn.Parameter)):
             found.append((one, factor))
-    if any(passage.carries(one) for one, _ in found):
+    if any(context.carries(one) for one, _ in found):
         return found
-    return [part for part in positions if passage.carries(part[0])]  # learned queries alone
+    return [part for part in positions if context.carries(part[0])]  # learned queries alone
 
 
 def _is_table(tensor: Tensor) -> bool:
@@ -161,12 +161,12 @@ def _is_table(tensor: Tensor) -> bool:
 
 
 def _shifted(operation: Operation, value: Tensor, operand: Tensor) -> Tensor:
-    passage = operation.passage
+    context = operation.context
     shape, dtype = operand.shape, operand.dtype
-    result = passage.pass_back(
+    result = context.pass_back(
         value, lambda arriving: (arriving.sum_to_size(shape).to(dtype),), operand
     )
-    return passage.gate(result) if passage.is_gate(operand) else result
+    return context.gate(result) if context.is_gate(operand) else result
 
 
 def _rescaled(parts: list[Tensor], arriving: Tensor, totals: ExampleTotals) -> list[Tensor]:
@@ -186,7 +186,7 @@ class ExampleTotals:
     """
 
     def __init__(self, operation: Operation, tag: Any, like: Tensor) -> None:
-        self.batch = operation.passage.batch
+        self.batch = operation.context.batch
         self.examples = None
         if self.batch == 1:
             return

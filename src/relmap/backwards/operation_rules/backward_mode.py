@@ -15,7 +15,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from relmap.backwards.operation_rules.operation import Operation, Passage, Rule, tensors_of
+from relmap.backwards.operation_rules.operation import (
+    BackwardContext,
+    BackwardRule,
+    Operation,
+    tensors_of,
+)
 from relmap.errors import TraceError
 from relmap.trace.calls import function_name, plain_name
 from relmap.trace.operations import concatenation, movement, writes
@@ -44,16 +49,16 @@ class Backward:
 
     name: str
     family: Literal["gradient", "relevance"]
-    rules: Mapping[str, Rule]
+    rules: Mapping[str, BackwardRule]
     settings: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
-class Interception:
+class BackwardMode:
     """Runs every torch function of a network with the rule that a backward has for it."""
 
     def __init__(self, backward: Backward, recorder: Recorder) -> None:
         self.backward = backward
-        self.passage = Passage(recorder, backward.family, backward.settings)
+        self.context = BackwardContext(recorder, backward.family, backward.settings)
 
     def run(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -63,21 +68,21 @@ class Interception:
         spelled, in_place = plain_name(raw)
         name, registered = self._registered(spelled)
         if (in_place or kwargs.get("inplace")) and args:
-            self.passage.overwrite(args[0])
+            self.context.overwrite(args[0])
         if name in MOVEMENT and not _adds_up(name, args, kwargs):
             return self._moved(function(*args, **kwargs), args, kwargs)
-        passage = self.passage
+        context = self.context
         operands = [one for one in tensors_of(args, kwargs) if one.requires_grad]
         if not operands or not torch.is_grad_enabled():
             return function(*args, **kwargs)
-        if not any(passage.carries(one) for one in operands):
+        if not any(context.carries(one) for one in operands):
             return self._stopped(function(*args, **kwargs))
         rule = registered or self.backward.rules.get(name)
         if rule is None:
             return self._without_rule(spelled, function(*args, **kwargs))
         return self._ruled((rule, name), raw, in_place, function, args, kwargs)
 
-    def _registered(self, name: str) -> tuple[str, Rule | None]:
+    def _registered(self, name: str) -> tuple[str, BackwardRule | None]:
         """The name under which an operation is looked up, and the rule it was registered with."""
         entry = OPERATIONS.find(name)
         if entry is None:
@@ -86,15 +91,15 @@ class Interception:
         return (rule, None) if isinstance(rule, str) else (name, rule)
 
     def _ruled(
-        self, known: tuple[Rule, str], raw: str, in_place: bool, function: Callable[..., Any],
-        args: tuple[Any, ...], kwargs: dict[str, Any],
+        self, known: tuple[BackwardRule, str], raw: str, in_place: bool,
+        function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
     ) -> Any:  # fmt: skip
         (rule, name), (spelled, _) = known, plain_name(raw)
         written: Tensor | None = None
         if in_place or kwargs.get("inplace"):
             written = args[0]
             # The rule needs the operand as it was.
-            args = (self.passage.mark_like(args[0].clone(), args[0]), *args[1:])
+            args = (self.context.mark_like(args[0].clone(), args[0]), *args[1:])
             kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
             if in_place:
                 function = self._out_of_place(spelled)
@@ -102,11 +107,11 @@ class Interception:
         if swapped:
             operator = function
             args, function = args[::-1], lambda one, other, **more: operator(other, one, **more)
-        result = rule(Operation(name, function, args, kwargs, self.passage, spelled))
+        result = rule(Operation(name, function, args, kwargs, self.context, spelled))
         if written is None:
             return result
         with torch.enable_grad():
-            return self.passage.mark_like(written.copy_(result), result)
+            return self.context.mark_like(written.copy_(result), result)
 
     def _out_of_place(self, name: str) -> Callable[..., Any]:
         """The function that gives what an in-place one writes."""
@@ -116,7 +121,7 @@ class Interception:
         function = next((one for one in found if one is not None), None)
         if function is None:
             raise TraceError(
-                self.passage.recorder.at(
+                self.context.recorder.at(
                     f"'{name}_' writes in place, and there is no '{name}' to compute its value"
                 )
             )
@@ -128,7 +133,7 @@ class Interception:
         if not any(isinstance(part, Tensor) and part.requires_grad for part in parts):
             return result
         raise TraceError(
-            self.passage.recorder.at(
+            self.context.recorder.at(
                 f"the backward {self.backward.name!r} has no rule for '{name}', and a plain "
                 "gradient there would make a wrong map; use another backward"
                 + (", or register one with OPERATIONS.register" if "." in name else "")
@@ -137,22 +142,22 @@ class Interception:
 
     def _stopped(self, result: Any) -> Any:
         if isinstance(result, Tensor) and result.requires_grad:
-            self.passage.stop(result)
+            self.context.stop(result)
         return result
 
     def _moved(self, result: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Marks stay on values that were only moved."""
-        if not self.passage.marked:
+        if not self.context.marked:
             return result
         operands = [one for one in tensors_of(args, kwargs) if one.requires_grad]
         parts = result if isinstance(result, (tuple, list)) else [result]
-        if operands and not any(self.passage.carries(one) for one in operands):
+        if operands and not any(self.context.carries(one) for one in operands):
             for part in parts:
                 self._stopped(part)
-        elif operands and all(self.passage.is_gate(one) for one in operands):
+        elif operands and all(self.context.is_gate(one) for one in operands):
             for part in parts:
                 if isinstance(part, Tensor):
-                    self.passage.gate(part)
+                    self.context.gate(part)
         return result
 
 
