@@ -128,6 +128,12 @@ BRANCHES = {
     "beside a feed-forward branch with a scale of its own": lambda net, x: (
         x + net.scale * net.attend(x) + net.scale * net.feed(x)
     ),
+    "added to a stream that holds its feed-forward branch": lambda net, x: (
+        x + net.feed(x) + net.attend(x)
+    ),
+    "mixed with the stream by a gate": lambda net, x: (
+        lambda gate: gate * net.attend(x) + (1 - gate) * x
+    )(net.gate(x).sigmoid()),
     "added to a feed-forward branch, normed together": lambda net, x: (
         x + rms(net.attend(x) + net.feed(x))
     ),

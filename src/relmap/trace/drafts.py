@@ -105,9 +105,12 @@ class Notebook:
             held.clear()
         self._settled.clear()
 
-    def node(self, *parents: Node, origin: Node | None = None) -> Node:
+    def node(
+        self, *parents: Node, origin: Node | None = None, carried: tuple[Node, ...] = ()
+    ) -> Node:
         """A new computed value."""
-        made = Node(len(self._nodes), parents, origin.root if origin is not None else None)
+        root = origin.root if origin is not None else None
+        made = Node(len(self._nodes), parents, root, carried)
         self._nodes.append(made)
         return made
 

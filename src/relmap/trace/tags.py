@@ -10,6 +10,7 @@ attention is recognised as the addend that is an ancestor of its query.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -26,12 +27,15 @@ from relmap.trace.labels import Labels
 class Node:
     """One computed value. `origin` is the value it is but for movement, casts and constants.
 
+    `carried` are the addends of a sum of the same tokens, or the factors of a gated value: what is
+    in it place by place, as a stream is in the sum of itself and a branch.
     Where a pass can be run again, `read` is what a projection read, `scored` the operand of scores.
     """
 
     index: int
     parents: tuple[Node, ...] = ()
     origin: Node | None = None
+    carried: tuple[Node, ...] = ()
     read: Activation | None = None
     scored: Tensor | None = None
 
@@ -39,6 +43,18 @@ class Node:
     def root(self) -> Node:
         """The value this one is a moved, cast, shifted or scaled copy of."""
         return self.origin or self
+
+
+def all_carried(node: Node) -> Iterator[Node]:
+    """The value that a node moves or scales, and what that carries, the nearest first."""
+    waiting, seen = [node.root], {node.root.index}
+    while waiting:
+        current = waiting.pop(0)
+        yield current
+        for part in current.carried:
+            if part.root.index not in seen:
+                seen.add(part.root.index)
+                waiting.append(part.root)
 
 
 def descends(node: Node, ancestor: Node) -> bool:

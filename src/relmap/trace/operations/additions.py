@@ -25,6 +25,7 @@ from relmap.trace.tags import (
     Tag,
     Tokens,
     activation,
+    all_carried,
     descends,
     is_floating,
 )
@@ -170,12 +171,9 @@ def _join_beside(
 
 
 def _is_residual(pending: Pending, other: Tokens) -> bool:
-    root = other.node.root
-    for position in (0, 1):
-        for draft in pending.attentions:
-            if descends(draft.nodes[position], root):
-                return True
-    return False
+    """Whether an attention was computed from other tokens, or from what is in them."""
+    read = [draft.nodes[position] for position in (0, 1) for draft in pending.attentions]
+    return any(descends(node, held) for held in all_carried(other.node) for node in read)
 
 
 def settled_apart(
@@ -247,6 +245,7 @@ def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right
     alike = labels.same_as(other)
     together = same_tokens(labels, other) if left.state is right.state else None
     if together is not None:
+        node = notebook.node(left.node, right.node, carried=(left.node, right.node))
         _end(call, (left, right), tensors, together)
         return Tokens(left.state, together, node)
     if alike and inside_join(left, right):

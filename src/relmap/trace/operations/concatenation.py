@@ -81,7 +81,7 @@ def _side_by_side(call: Call, tensors: list[Tensor], axis: int) -> Tag | None:
     if not tokens_axis and len(known) < len(tensors):
         return _features_and_constants(call, known, tensors, axis)
     if len({id(tag.state) for tag in known}) == 1 and len(known) == len(tensors):
-        return _same_state(call, known, axis)
+        return _same_state(call, tensors, known, axis)
     return _joint(call, tensors, tags, axis)
 
 
@@ -106,13 +106,12 @@ def _features_and_constants(
     return Tokens(first.state, first.labels.broadcast_to(call.shape), node, first.pending)
 
 
-def _same_state(call: Call, known: list[Tokens], axis: int) -> Tag:
+def _same_state(call: Call, tensors: list[Tensor], known: list[Tokens], axis: int) -> Tag:
     node = call.notebook.node(*(tag.node for tag in known))
     pending = _common_pending(known)
     if pending is None and any(tag.pending for tag in known):
         known = [call.notebook.settle(tag) for tag in known]
         if len({id(tag.state) for tag in known}) > 1:
-            tensors = list(call.argument(0, "tensors", ()))
             return _joint(call, tensors, list(known), axis)
     if pending is None and _aligned(known) and axis not in known[0].labels.varying:
         return Tokens(known[0].state, Labels(call.shape, known[0].labels.values), node)

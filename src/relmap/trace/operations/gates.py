@@ -60,6 +60,8 @@ def _gate(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: Token
     if left.state is right.state and bool(left.pending) == bool(right.pending):
         together = same_tokens(labels[0], labels[1])
         if together is not None:
+            if call.name in ("mul", "div"):
+                node = notebook.node(left.node, right.node, carried=(left.node, right.node))
             return Tokens(left.state, together, node, _both(left.pending, right.pending))
     for branch, other in ((left, right), (right, left)):
         if branch.pending and not other.pending:

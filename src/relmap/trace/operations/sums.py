@@ -89,7 +89,7 @@ def weighted_parts(
         start += whole.shape[parts.axis]
         value = torch.einsum(f"{letters},{others}->{out}", whole, cut)
         laid = labels.project(letters, out, call.shape)
-        made = call.notebook.node(part.node)
+        made = call.notebook.node(part.node, carried=(part.node,))
         addends.append(Addend(value, Tokens(part.state, laid, made, part.pending)))
     return total(call, addends)
 
