@@ -46,11 +46,13 @@ def explain(
     `model` is a torch module, a transformers pipeline, or what `relmap.load` returns. `inputs` are
     the forward's own arguments (a processor's dict works), or `image=`, `text=`, `audio=`; options
     of the method go beside them (`start_layer=1`). `backward` says what operations pass back, by
-    name or as `relmap.backwards.deep_taylor()`; None is the method's own. Without either, `genatt`
-    is computed with `libra`; a network with an operation that `libra` has no rule for is explained
-    with the plain gradient, and a warning says so. `method="genatt"` is the published method.
-    `target` says what is explained: nothing (the model's own choice), a class, a label, a list with
-    one for each example, a registered target, or a function from the output to a tensor (batch,).
+    name ("reslrp:gamma=3") or as `relmap.backwards.deep_taylor()`; None is the method's own.
+    `method` takes options that way, too ("wra:weights=equal,backward=libra"). Without either,
+    `genatt` is computed with `libra`; a network with an operation that `libra` has no rule for is
+    explained with the plain gradient, and a warning says so. `method="genatt"` is the published
+    method. `target` says what is explained: nothing (the model's own choice), a class, a label, a
+    list with one for each example, a registered target, or a function from the output to a tensor
+    (batch,).
     The model is left as it was.
 
     Raises:
@@ -97,7 +99,7 @@ def _by_default(model: Any, target: Any, inputs: Mapping[str, Any]) -> Attributi
 
 def compare(
     model: Any,
-    methods: Sequence[str] | None = None,
+    methods: str | Sequence[str] | None = None,
     *,
     backward: str | None = None,
     target: Any = None,
@@ -106,8 +108,11 @@ def compare(
 ) -> Comparison:
     """The same prediction explained by several methods, by all of them if none are named.
 
-    `backward`, `target` and `inputs` are those of `relmap.explain`; methods keep their default
-    options. `progress` is called with the name of each method before it runs.
+    All of them are the default of `relmap.explain` and every method with its own backward.
+
+    `backward`, `target` and `inputs` are those of `relmap.explain`; a method takes options behind
+    its name, "wra:weights=equal", and keeps its defaults without. `progress` is called with the
+    name of each method before it runs.
 
     Raises:
         InputError: There is no such method, or none of them can explain the model.
@@ -120,7 +125,8 @@ def compare(
         >>> list(both.found), both.refused
         (['genatt', 'rollout'], {})
     """
-    names = [METHODS.get(name).name for name in methods] if methods else METHODS.names()
+    listed = [methods] if isinstance(methods, str) else list(methods or ())
+    names = [_canonical(name) for name in listed] or all_methods(backward)
     found: dict[str, Attribution] = {}
     refused: dict[str, str] = {}
     for name in names:
@@ -134,6 +140,19 @@ def compare(
         reasons = "; ".join(dict.fromkeys(refused.values()))
         raise InputError(f"none of the methods can explain this: {reasons}")
     return Comparison(found, refused)
+
+
+def all_methods(backward: str | None = None) -> list[str]:
+    """Every method by name; without a backward for all of them, what `explain` does first."""
+    default = f"{DEFAULT_METHOD}:backward={DEFAULT_BACKWARD}"
+    return METHODS.names() if backward else [default, *METHODS.names()]
+
+
+def _canonical(method: str) -> str:
+    """A method as it is listed: its own name, and the options that were written behind it."""
+    entry, _ = METHODS.read(method, ("backward",))
+    _, colon, options = method.partition(":")
+    return f"{entry.name}{colon}{options}"
 
 
 def explain_each(asked: Request, targets: Sequence[Any]) -> list[Attribution]:

@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 
 from relmap.errors import InputError
-from relmap.registry import DISCOVERY, import_plugins, origin, suggestion
+from relmap.options import suggestion
+from relmap.plain_text import escape_json
+from relmap.registry import DISCOVERY, import_plugins, origin
 
 FORMAT = 1
 
@@ -241,9 +243,10 @@ def to_json(content: dict[str, Any], indent: int | None = None) -> str:
         InputError: When a number is not finite or a value is nothing JSON knows.
     """
     try:
-        return json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
+        written = json.dumps(content, ensure_ascii=False, allow_nan=False, indent=indent)
     except (TypeError, ValueError) as error:
         raise InputError(f"this attribution cannot be written as JSON: {error}") from error
+    return escape_json(written)
 
 
 def pack_file(tensors: Mapping[str, Tensor], header: dict[str, Any]) -> bytes:
@@ -283,5 +286,7 @@ def read_file(
         if parts["relmap"] != FORMAT:
             raise InputError(f"its format is {parts['relmap']}; this relmap reads format {FORMAT}")
         return unpack(parts, tensors)
-    except (InputError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (
+        InputError, KeyError, IndexError, TypeError, ValueError, AttributeError, RecursionError
+    ) as error:  # fmt: skip
         raise InputError(f"the {what} in {str(path)!r} is damaged: {error!r}") from error

@@ -12,7 +12,6 @@ other installed packages offer under the entry point group of the room's name.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import importlib.metadata
@@ -21,12 +20,13 @@ import pkgutil
 import re
 import threading
 import warnings
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
 from relmap.errors import InputError
+from relmap.options import checked_option, read_options, split_options, suggestion
 
 __all__ = [
     "DISCOVERY",
@@ -34,9 +34,6 @@ __all__ = [
     "Registry",
     "import_plugins",
     "origin",
-    "read_option",
-    "read_options",
-    "suggestion",
 ]
 
 T = TypeVar("T", bound=Callable[..., Any])
@@ -45,64 +42,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 _KEBAB_CASE = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 DISCOVERY = threading.RLock()
 """One for all: a plug-in of one room may ask the registry of another while it is imported."""
-
-
-def read_option(text: str) -> Any:
-    """The value of an option as it is written on a command line.
-
-    Numbers, quoted strings, None, True and False (also true and false), tuples and lists are what
-    they are in Python; everything else is a string.
-
-    Example:
-        >>> read_option("0.5"), read_option("false"), read_option("equal"), read_option("{} here")
-        (0.5, False, 'equal', '{} here')
-    """
-    written = {"true": True, "false": False}.get(text.strip())
-    if written is not None:
-        return written
-    try:
-        value = ast.literal_eval(text.strip())
-    except (ValueError, SyntaxError):
-        return text
-    return text if isinstance(value, dict | set) else value
-
-
-def read_options(
-    written: Iterable[str], where: str, known: Collection[str] | None = None
-) -> dict[str, Any]:
-    """Options that are written name=value, by name; `where` is named when one cannot be read.
-
-    Raises:
-        InputError: A part is not name=value, or its name is none of those that are known.
-
-    Example:
-        >>> read_options(["start_layer=1", "weights=equal"], "--option")
-        {'start_layer': 1, 'weights': 'equal'}
-    """
-    options: dict[str, Any] = {}
-    for part in written:
-        name, equals, value = part.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier():
-            raise InputError(f"{where} takes name=value, not {part!r}")
-        if known is not None and name not in known:
-            listed = ", ".join(known) or "(none)"
-            raise InputError(
-                f"{where} has no option {name!r}.{suggestion(name, known)} Options: {listed}"
-            )
-        options[name] = read_option(value)
-    return options
-
-
-def suggestion(name: str, known: Iterable[str]) -> str:
-    """Did you mean ...? with the known names nearest to one; empty where none is near.
-
-    Example:
-        >>> suggestion("attention-gradeint", ["attention", "attention-gradient"])
-        " Did you mean 'attention-gradient'?"
-    """
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.7)
-    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,6 +89,18 @@ class Entry(Generic[T]):
         """
         scope = getattr(inspect.unwrap(self.function), "__globals__", {})
         return {name: _resolved(one.annotation, scope) for name, one in self.options.items()}
+
+    def check_options(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The options in the types that the function says, before anything is computed.
+
+        Raises:
+            InputError: A value is of another type, or none of those that are allowed.
+        """
+        hints = self.option_types()
+        return {
+            name: checked_option(self.name, name, value, hints.get(name, Any))
+            for name, value in chosen.items()
+        }
 
     def notes(self) -> str:
         """What the entry declares, in a sentence for lists of what there is."""
@@ -294,6 +245,20 @@ class Registry(Generic[E]):
         if spelling not in self._names:
             raise InputError(self._unknown(name, spelling))
         return self._entries[self._names[spelling]]
+
+    def read(self, text: str, more: Collection[str] = ()) -> tuple[E, dict[str, Any]]:
+        """What `name:option=value,option=value` names, and the options that stand behind it.
+
+        `more` are words beside the options of the function that may be given, too.
+
+        Raises:
+            InputError: Nothing has that name, or it has no such option.
+        """
+        name, _, written = text.partition(":")
+        entry = self.get(name)
+        known = [*entry.options, *more]
+        parts = split_options(written)
+        return entry, read_options(parts, f"{entry.name} in {text!r}", known)
 
     def names(self) -> list[str]:
         """Every name, sorted."""

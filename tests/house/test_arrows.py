@@ -20,7 +20,8 @@ from relmap.moved import MOVED
 # A room, or a file of one, imports from earlier rows only: never from its own row or a later one.
 # The longest name that fits a module counts; files inside a room are held apart by the circles.
 ROWS = (
-    {"errors"},
+    {"errors", "plain_text"},
+    {"options"},
     {"registry"},
     {"files", "moved", "_torch_private"},
     {"trace"},
@@ -45,7 +46,7 @@ ROWS = (
 RANK = {name: rank for rank, row in enumerate(ROWS) for name in row}
 
 # What relmap means to be used from outside; clipmapper is held to it as everybody is.
-PUBLIC = {"", "cli", "errors", "files", "registry", "testing", *REGISTRIES}
+PUBLIC = {"", "cli", "errors", "files", "options", "registry", "testing", *REGISTRIES}
 PUBLIC |= {"scoring.captions", "scoring.clip_score", "trace.operations", "drawing"}
 
 

@@ -257,3 +257,87 @@ def test_the_repr_is_short():
         "Attribution(pixel_values (2, 7), input_ids (2, 5); "
         "method='genatt', target=('class 0', 'class 1'))"
     )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"target": "class 0"},
+        {"target": [0, 1]},
+        {"prediction": [["class 0"], "class 1"]},
+        {"meta": []},
+        {"sources": {}},
+        {"sources": [{}]},
+    ],
+)
+def test_a_header_of_the_wrong_kind_is_a_clear_error(tmp_path, change):
+    tensors, header = _apart(tmp_path)
+    with pytest.raises(InputError, match="damaged"):
+        Attribution.load(_whole(tmp_path, tensors, {**header, **change}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"grid": [2.0, 3]},
+        {"grid": [True, 6]},
+        {"grid": [-2, -3]},
+        {"grid": []},
+        {"grid": [1, 1, 2, 3]},
+        {"grid": 6},
+        {"modality": "picture"},
+        {"modality": None},
+        {"names": "pixel_values"},
+        {"tokens": ["seven", "letters"]},
+        {"tokens": [[1, 2, 3, 4, 5, 6, 7]] * 2},
+        {"tokens": [[["deep"]] * 7] * 2},
+        {"name": "input_ids"},
+    ],
+)
+def test_a_source_of_the_wrong_kind_is_a_clear_error(tmp_path, change):
+    tensors, header = _apart(tmp_path)
+    header["sources"][0] |= change
+    with pytest.raises(InputError, match="damaged"):
+        Attribution.load(_whole(tmp_path, tensors, header))
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("0.scores", torch.zeros(2, 7, dtype=torch.long)),
+        ("0.scores", torch.zeros(2, 7, dtype=torch.complex64)),
+        ("0.scores", torch.zeros(7)),
+        ("0.patches", torch.arange(1.0, 7.0)),
+        ("0.patches", torch.arange(1, 7).reshape(2, 3)),
+        ("0.patches", torch.arange(2, 8)),
+        ("0.special", torch.zeros(2, 7)),
+    ],
+)
+def test_a_tensor_of_the_wrong_kind_is_a_clear_error(tmp_path, name, tensor):
+    tensors, header = _apart(tmp_path)
+    tensors[name] = tensor
+    with pytest.raises(InputError, match="damaged"):
+        Attribution.load(_whole(tmp_path, tensors, header))
+
+
+def test_a_header_that_is_nested_without_end_is_a_clear_error(tmp_path):
+    tensors, _ = _apart(tmp_path)
+    deep = "[" * 100_000 + "]" * 100_000
+    path = tmp_path / "deep.safetensors"
+    safetensors.torch.save_file(tensors, path, {"relmap": deep})
+    with pytest.raises(InputError, match="damaged"):
+        Attribution.load(path)
+
+
+def _apart(folder):
+    """The tensors and the header of a file that was written."""
+    made().save(folder / "written.safetensors")
+    with safetensors.safe_open(folder / "written.safetensors", framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["relmap"])
+
+
+def _whole(folder, tensors, header):
+    path = folder / "changed.safetensors"
+    safetensors.torch.save_file(tensors, path, {"relmap": json.dumps(header)})
+    return path

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from relmap.errors import RelmapError
+from relmap.plain_text import visible
 
 
 class Commands(typer.core.TyperGroup):
@@ -20,7 +21,7 @@ class Commands(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except RelmapError as error:
-            message = Text(f"error: {' '.join(str(error).split())}", style="red")
+            message = Text(visible(f"error: {' '.join(str(error).split())}"), style="red")
             Console(stderr=True, soft_wrap=True).print(message)
             raise typer.Exit(2) from None
 

@@ -10,6 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from relmap.errors import InputError
+from relmap.options import split_options
+from relmap.plain_text import visible
 
 if TYPE_CHECKING:
     from relmap.result.attribution import Attribution
@@ -18,12 +20,16 @@ TOP = 3
 
 
 def method_names(method: str | None) -> list[str] | None:
-    """The methods of "all" (an empty list) or "a,b"; None where one or none is named."""
+    """The methods of "all" (an empty list) or "a,b:x=1,y=2"; None where one or none is named."""
     if method == "all":
         return []
-    if method is None or "," not in method:
-        return None
-    return [name for name in method.split(",") if name.strip()]
+    names: list[str] = []
+    for part in split_options(method or ""):
+        if names and "=" in part and ":" not in part.partition("=")[0]:
+            names[-1] += f",{part}"  # another option of the method before it
+        else:
+            names.append(part.strip())
+    return names if len(names) > 1 else None
 
 
 def _best(attribution: "Attribution", source: str) -> str:
@@ -56,8 +62,8 @@ def show_comparison(
     first = next(iter(found.found.values()))
     if len(first) > 1:
         raise InputError("several methods are compared on one example; give one text or picture")
-    console.print(Text.assemble(("prediction  ", "bold"), first.prediction[0]), soft_wrap=True)
-    console.print(Text.assemble(("target      ", "bold"), first.target[0]), soft_wrap=True)
+    for what, said in (("prediction", first.prediction[0]), ("target", first.target[0])):
+        console.print(Text.assemble((f"{what:12}", "bold"), visible(said)), soft_wrap=True)
     table = Table()
     table.add_column("method", no_wrap=True)
     for name in first.scores:
@@ -65,10 +71,10 @@ def show_comparison(
         table.add_column(f"{name}, most relevant{where}", overflow="fold")
     for name, attribution in found.found.items():
         best = [_best(attribution, source) for source in attribution.scores]
-        table.add_row(name, *(Text(words) for words in best))
+        table.add_row(name, *(Text(visible(words)) for words in best))
     console.print(table)
     for name, reason in found.refused.items():
-        console.print(Text.assemble((f"{name}: ", "bold"), reason), soft_wrap=True)
+        console.print(Text.assemble((f"{name}: ", "bold"), visible(reason)), soft_wrap=True)
     if output is not None:
         sheet(found.found, output)
-        console.print(Text(f"wrote {output}"), soft_wrap=True)
+        console.print(Text(visible(f"wrote {output}")), soft_wrap=True)

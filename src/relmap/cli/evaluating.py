@@ -10,7 +10,8 @@ from rich.console import Console
 
 from relmap.cli.application import app
 from relmap.errors import InputError
-from relmap.registry import read_options
+from relmap.options import read_options
+from relmap.plain_text import visible
 
 if TYPE_CHECKING:
     from relmap.evaluation.runs import Progress
@@ -54,9 +55,9 @@ def evaluate(
     """Judge methods by metrics on a data set; a run that was stopped goes on where it was."""
     import relmap
     from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
-    from relmap.methods import METHODS
+    from relmap.explanation import all_methods
 
-    names = [name for one in method for name in (METHODS.names() if one == "all" else [one])]
+    names = [name for given in method for name in (all_methods() if given == "all" else [given])]
     settings = Settings(
         target=target, batch_size=batch_size, limit=limit, seed=seed, reference=reference
     )
@@ -65,12 +66,18 @@ def evaluate(
     loaded = relmap.load(model, device=device, dtype=dtype)
     with _progress() as progress:
         found = run(loaded, source, plan, output, _engine(engine, address, workers), progress)
-    typer.echo(str(found))
+    _say(str(found), err=False)
     _tell_errors(found.measurements)
-    typer.echo(f"wrote {output}/table.csv, table.md, table.tex, protocol.json, rows/ and curves")
+    _say(
+        f"wrote {output}/table.csv, table.md, table.tex, protocol.json, rows/ and curves", err=False
+    )
     if all(cell.value is None for cell in found.cells):
         typer.echo("error: nothing could be measured, for the reasons above", err=True)
         raise typer.Exit(1)
+
+
+def _say(text: str, err: bool = True) -> None:
+    typer.echo(visible(text), err=err)
 
 
 def _tell_errors(found: "Measurements") -> None:
@@ -79,15 +86,15 @@ def _tell_errors(found: "Measurements") -> None:
     def tell(what: str, errors: Mapping[str, int]) -> None:
         ordered = sorted(errors.items(), key=lambda one: -one[1])
         for error, number in ordered[:REASONS]:
-            typer.echo(f"{what}: {number} examples failed: {error}", err=True)
+            _say(f"{what}: {number} examples failed: {error}")
         others = sum(number for _, number in ordered[REASONS:])
         if others:
-            typer.echo(f"{what}: {others} more failed for other reasons: see rows/", err=True)
+            _say(f"{what}: {others} more failed for other reasons: see rows/")
 
     for sample, error in list(found.lost.items())[:REASONS]:
-        typer.echo(f"left out: {sample}: {error}", err=True)
+        _say(f"left out: {sample}: {error}")
     if len(found.lost) > REASONS:
-        typer.echo(f"left out: {len(found.lost) - REASONS} more examples: see rows/", err=True)
+        _say(f"left out: {len(found.lost) - REASONS} more examples: see rows/")
     for (name, judged), errors in found.errors.items():
         tell(name if judged == "-" else f"{name}, {judged}", errors)
 

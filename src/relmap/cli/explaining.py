@@ -16,7 +16,8 @@ from relmap.cli.application import app
 from relmap.cli.comparing import method_names, show_comparison
 from relmap.errors import InputError, MissingExtraError
 from relmap.files import to_json
-from relmap.registry import read_options
+from relmap.options import read_options
+from relmap.plain_text import visible
 
 if TYPE_CHECKING:
     from relmap.result.attribution import Attribution
@@ -109,14 +110,12 @@ def _report(result: "Attribution", top: int, output: Path | None) -> None:
     for index, example in enumerate(result):
         if len(result) > 1:
             console.print(Text(f"example {index}", style="bold"))
-        console.print(
-            Text.assemble(("prediction  ", "bold"), example.prediction[0]), soft_wrap=True
-        )
-        console.print(Text.assemble(("target      ", "bold"), example.target[0]), soft_wrap=True)
+        for what, said in (("prediction", example.prediction[0]), ("target", example.target[0])):
+            console.print(Text.assemble((f"{what:12}", "bold"), visible(said)), soft_wrap=True)
         for name in example.scores:
             console.print(_table(example, name, top))
     if output is not None:
-        console.print(Text(f"wrote {output}"), soft_wrap=True)
+        console.print(Text(visible(f"wrote {output}")), soft_wrap=True)
 
 
 def _table(example: "Attribution", name: str, top: int) -> Table:
@@ -125,12 +124,13 @@ def _table(example: "Attribution", name: str, top: int) -> Table:
     layout = example.layout[name]
     words = [piece.text for piece in readable(layout)] if layout.tokens else None
     heading = "patch" if layout.grid is not None else "token"
-    table = Table(title=Text(f"{name} by relevance", style="bold"), title_justify="left")
+    heading_text = Text(visible(f"{name} by relevance"), style="bold")
+    table = Table(title=heading_text, title_justify="left")
     table.add_column("index", justify="right")
     table.add_column(heading, overflow="fold")
     table.add_column("relevance", justify="right", no_wrap=True)
     for token, label, score in example.top(name, top)[0]:
-        shown = words[token] if words else label
+        shown = words[token] if words else visible(label)
         # Text, since rich would read the brackets of [UNK] as markup.
         table.add_row(str(token), Text(shown), f"{score:.4g}")
     return table

@@ -81,7 +81,7 @@ def config_of(network: torch.nn.Module) -> str:
 
 def preparation_of(model: Model) -> str:
     """A fingerprint of how inputs are made of pictures and texts."""
-    tokenizer = getattr(model.tokenizer, "backend_tokenizer", None)
+    tokenizer: Any = getattr(model.tokenizer, "backend_tokenizer", None)
     if hasattr(tokenizer, "to_str"):  # how the last call padded is in it, and says nothing
         known = json.loads(tokenizer.to_str())
         tokens = {key: known[key] for key in known if key not in ("padding", "truncation")}

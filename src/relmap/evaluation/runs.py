@@ -12,7 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,7 @@ from relmap.evaluation.tables import (
 )
 from relmap.files import make_folder, write_whole
 from relmap.models import describe, load
+from relmap.plain_text import visible
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -70,12 +71,14 @@ class Evaluation:
         measurements: Curves, errors, and the values of single examples.
         folder: Where rows, tables, curves and the protocol record lie; gone if none was named.
         plan: What was done.
+        notes: What stands out in the data: equal names, examples that went in before.
     """
 
     cells: list[Cell]
     measurements: Measurements
     folder: Path
     plan: Plan
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         """The tables as Markdown, and where the traceback of each bug is."""
@@ -84,7 +87,7 @@ class Evaluation:
             + (f"in {file}" if (file := self.traceback(kind)).exists() else "in measurements.bugs")
             for kind in self.measurements.bugs
         ]
-        return "\n".join([to_markdown(self.cells), *lines])
+        return "\n".join([to_markdown(self.cells), *self.notes, *lines])
 
     def traceback(self, kind: str) -> Path:
         """The file of the first traceback of a kind of bug."""
@@ -176,7 +179,7 @@ def run(
     record["data"] |= {"examples": seen.number, "fingerprint": seen.hexdigest()}
     check_record(folder, record, seen.examples)  # a stream is known at its end only
     write_record(folder, record)
-    return finish(folder, plan)
+    return replace(finish(folder, plan), notes=tuple(seen.notes()))
 
 
 def _begin(folder: Path, record: dict[str, Any], examples: Sequence[str] | None) -> None:
@@ -203,7 +206,7 @@ def finish(folder: Path, plan: Plan) -> Evaluation:
     found = collect(folder / "rows")
     cells = summarise(found, plan)
     for name, write in (("csv", to_csv), ("md", to_markdown), ("tex", to_latex)):
-        write_whole(folder / f"table.{name}", write(cells).encode())
+        write_whole(folder / f"table.{name}", visible(write(cells)).encode())
     _draw(found, folder, plan)
     result = Evaluation(cells, found, folder, plan)
     for kind, text in found.bugs.items():

@@ -13,7 +13,7 @@ from typing import Any
 
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
-from relmap.registry import Registry, read_options
+from relmap.registry import Registry
 
 __all__ = ["CENTRE", "Specification", "read_method", "read_metric"]
 
@@ -71,8 +71,6 @@ def _read(
 ) -> Specification:
     if isinstance(text, Specification):
         return text
-    name, _, written = text.partition(":")
-    entry = registry.get(name)
-    known = [*registry.options(entry.name), *more]
-    parts = filter(None, written.split(","))
-    return Specification(entry.name, read_options(parts, f"{entry.name} in {text!r}", known))
+    entry, options = registry.read(text, more)
+    own = {name: value for name, value in options.items() if name not in more}
+    return Specification(entry.name, options | entry.check_options(own))

@@ -55,12 +55,22 @@ class MetricEntry(Entry[Callable[..., Any]]):
         category: One of faithfulness, localisation, plausibility, randomisation.
         summary: How the number of a data set is made of those of its examples, for the quantities
             of which it is not the mean.
+        check: Called with the options that were chosen, before the first forward pass; it raises
+            an InputError where one names nothing.
     """
 
     needs: tuple[Judged, ...]
     direction: str | Mapping[str, str]
     category: str
     summary: Mapping[str, Callable[..., Any]] = field(default_factory=dict[str, Any])
+    check: Callable[..., Any] | None = None
+
+    def check_options(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """The options, each with a value that the metric knows, before anything is computed."""
+        typed = super().check_options(chosen)
+        if self.check is not None:
+            self.check(**typed)
+        return typed
 
     @classmethod
     def read(cls, declared: Mapping[str, Any]) -> dict[str, Any]:

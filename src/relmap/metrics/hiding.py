@@ -60,6 +60,7 @@ class Response:
 
 
 Said = tuple[float, float, int]
+Question = tuple[Hashable, ...]
 """Logit and probability of the explained choice, and the highest choice."""
 
 
@@ -92,9 +93,9 @@ class Subject:
     mean: tuple[float, ...] | None = None
     deviation: tuple[float, ...] | None = None
     rows: int = 32
-    known: dict[Hashable, Said] = field(default_factory=dict)
-    hidden: dict[Hashable, Said] = field(default_factory=dict)
-    asked: dict[Hashable, Response] = field(default_factory=dict)
+    known: dict[Question, Said] = field(default_factory=dict)
+    hidden: dict[Question, Said] = field(default_factory=dict)
+    asked: dict[Question, Response] = field(default_factory=dict)
 
     def respond(
         self, source: str, layout: Layout, keep: Bool[Tensor, "example step unit"], fill: str
@@ -170,19 +171,19 @@ class Subject:
 
     def _said(
         self, source: str, layout: Layout, fill: str,
-        missing: Mapping[Hashable, tuple[int, Tensor]],
-    ) -> dict[Hashable, Said]:  # fmt: skip
+        missing: Mapping[Question, tuple[int, Tensor]],
+    ) -> dict[Question, Said]:  # fmt: skip
         """What the model says of rows, each by its key."""
-        said: dict[Hashable, Said] = {}
+        said: dict[Question, Said] = {}
         for chunk in self._chunks(missing, layout, fill):
             said.update(self._run(source, layout, fill, chunk))
         return said
 
     def _chunks(
-        self, missing: Mapping[Hashable, tuple[int, Tensor]], layout: Layout, fill: str
-    ) -> list[list[tuple[Hashable, int, Tensor]]]:
+        self, missing: Mapping[Question, tuple[int, Tensor]], layout: Layout, fill: str
+    ) -> list[list[tuple[Question, int, Tensor]]]:
         """The rows to run, in batches of equal shape and of at most `rows`."""
-        groups: dict[int, list[tuple[Hashable, int, Tensor]]] = {}
+        groups: dict[int, list[tuple[Question, int, Tensor]]] = {}
         for key, (example, row) in missing.items():
             # What is shorter is run apart, so that no answer depends on somebody else's padding.
             removed = fill == "remove" and key != ("whole", example)
@@ -195,8 +196,8 @@ class Subject:
         ]
 
     def _run(
-        self, source: str, layout: Layout, fill: str, chunk: Sequence[tuple[Hashable, int, Tensor]]
-    ) -> dict[Hashable, Said]:
+        self, source: str, layout: Layout, fill: str, chunk: Sequence[tuple[Question, int, Tensor]]
+    ) -> dict[Question, Said]:
         examples = [example for _, example, _ in chunk]
         keep = torch.stack([row for _, _, row in chunk])
         arguments = self.perturbed(source, layout, keep, fill, examples)
@@ -275,7 +276,7 @@ class Subject:
 
 def _key(
     source: str, layout: Layout, fill: str, example: int, row: Bool[Tensor, " unit"]
-) -> tuple[Hashable, ...]:
+) -> Question:
     """What is asked of an example: it "whole", fully "hidden", or a "part" of it."""
     if bool(row.all()):
         return ("whole", example)

@@ -10,6 +10,7 @@ is written down below as a preset, and an option changes it.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -17,7 +18,9 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.metrics import METRICS
+from relmap.metrics.hiding import check_fill
 from relmap.metrics.trial import Curve, Measured, Trial, Units, area
+from relmap.options import suggestion
 
 __all__ = ["PRESETS", "Protocol", "perturbation"]
 
@@ -118,21 +121,36 @@ _DIRECTION = {
 }  # fmt: skip
 
 
+def _check_names(*, preset: str = "wra-image", fill: str = "", **changes: str) -> None:
+    protocol = _protocol(preset, fill=fill, **changes)
+    check_fill(protocol.fill, protocol.source)
+
+
+def _protocol(preset: str, **changes: str) -> Protocol:
+    if preset not in PRESETS:
+        raise InputError(
+            f"there is no preset {preset!r}.{suggestion(preset, PRESETS)} There are: "
+            f"{', '.join(PRESETS)}"
+        )
+    return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value})
+
+
 @METRICS.register(
     "perturbation",
     direction=_DIRECTION,
     category="faithfulness",
     reference="Samek et al. 2017; presets: WRA 4.3.2, Chefer et al. 2021, ResLRP, Grad-ECLIP",
     needs=("model",),
+    check=_check_names,
 )
 def perturbation(
     trial: Trial,
     *,
     preset: str = "wra-image",
-    source: str = "",
+    source: Literal["", "image", "text", "features"] = "",
     fill: str = "",
-    measure: str = "",
-    unit: str = "",
+    measure: Literal["", "accuracy", "agreement", "probability", "logit"] = "",
+    unit: Literal["", "patch", "pixel", "token"] = "",
 ) -> Measured:
     """The area under the curve of what is left of an answer while units are hidden in order.
 
@@ -179,12 +197,6 @@ def perturbation(
         assert isinstance(most, Tensor)
         found[protocol.difference] = least - most
     return found
-
-
-def _protocol(preset: str, **changes: str) -> Protocol:
-    if preset not in PRESETS:
-        raise InputError(f"there is no preset {preset!r}: {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in changes.items() if value})
 
 
 def _judge(

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from enum import StrEnum
 
 from relmap.errors import InputError
-from relmap.registry import suggestion
+from relmap.options import suggestion
 
 __all__ = ["Need", "read_needs"]
 

@@ -26,7 +26,7 @@ def fits(method: MethodEntry, backward: BackwardEntry) -> bool:
 
 
 def choose_backward(method: MethodEntry, backward: str | Backward | None) -> Backward:
-    """The backward that was asked for, or the method's own.
+    """The backward that was asked for (with options: "reslrp:gamma=3"), or the method's own.
 
     Raises:
         InputError: there is no such backward, or the method does not work with it.
@@ -34,7 +34,8 @@ def choose_backward(method: MethodEntry, backward: str | Backward | None) -> Bac
     if backward is None:
         backward = default_backward(method)
     if isinstance(backward, str):
-        backward = BACKWARDS.get(backward).function()
+        entry, options = BACKWARDS.read(backward)
+        backward = entry.function(**entry.check_options(options))
     if not isinstance(backward, Backward):
         raise InputError(
             f"backward={backward!r} is neither a name ({', '.join(BACKWARDS)}) nor what a function "

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -79,17 +79,29 @@ def read_request(
 ) -> Request:
     """Tell the inputs of a model from the options of a method, and make both ready.
 
+    The method may bring options and its backward along, as "wra:weights=equal,backward=libra".
+
     Raises:
         InputError: an input, option or name cannot be used; the message says what can.
     """
     described = describe(model)
     check_network(described.network)
-    entry = METHODS.get(method)
-    chosen = choose_backward(entry, backward)
+    entry, written = METHODS.read(method, ("backward",))
+    chosen = choose_backward(entry, _only("backward", backward, written.pop("backward", None)))
     given, options = _separate(described, entry.name, inputs)
+    options = {
+        name: _only(name, options.get(name), written.get(name)) for name in (*options, *written)
+    }
     arguments = _arguments(described, given)
     settings = _settings(entry.name, options)
     return Request(described, given, arguments, entry, settings, tuple(options), chosen)
+
+
+def _only(name: str, given: Any, written: Any) -> Any:
+    """The value of an option that is given beside the method or behind its name, not both."""
+    if given is not None and written is not None and given != written:
+        raise InputError(f"{name!r} is given twice: {given!r}, and {written!r} behind the method")
+    return written if given is None else given
 
 
 @contextmanager
@@ -228,23 +240,11 @@ def _settings(method: str, chosen: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: a value is of the wrong type, or none of those allowed.
     """
-    hints = METHODS.get(method).option_types()
-    for name, value in chosen.items():
-        _check_option(method, name, value, hints.get(name, Any))
+    typed = METHODS.get(method).check_options(chosen)
     return {
-        name: chosen.get(name, parameter.default)
+        name: typed.get(name, parameter.default)
         for name, parameter in METHODS.options(method).items()
     }
-
-
-def _check_option(method: str, name: str, value: Any, hint: Any) -> None:
-    if get_origin(hint) is Literal and value not in get_args(hint):
-        allowed = ", ".join(map(repr, get_args(hint)))
-        raise InputError(f"{method}: {name}={value!r} is not one of {allowed}")
-    plain = hint in (bool, int, float, str)
-    wrong = not isinstance(value, (int, float) if hint is float else hint) if plain else False
-    if wrong or (hint in (int, float) and isinstance(value, bool)):
-        raise InputError(f"{method}: {name}={value!r} is not of type {hint.__name__}")
 
 
 def _read_function(target: Any, output: Any) -> tuple[Any, Any]:

@@ -271,6 +271,11 @@ def _packed(attribution: Attribution) -> bytes:
 def _unpacked(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
     names = [source["name"] for source in header["sources"]]
     scores = {name: tensors[f"{at}.scores"] for at, name in enumerate(names)}
+    wrong = [name for name, values in tensors.items() if name.endswith(".scores")
+             and (not values.is_floating_point() or values.ndim != 2)]  # fmt: skip
+    if wrong:
+        shape = tuple(tensors[wrong[0]].shape)
+        raise InputError(f"{wrong[0]} is {tensors[wrong[0]].dtype} {shape}, no scores of tokens")
     pixels = {
         name: tensors[f"{at}.pixels"] for at, name in enumerate(names) if f"{at}.pixels" in tensors
     }

@@ -13,6 +13,8 @@ from torch import Tensor
 
 from relmap.errors import InputError
 
+MODALITIES = ("image", "text", "audio", "features")
+
 
 @dataclass(frozen=True, eq=False)
 class Layout:
@@ -88,6 +90,12 @@ class Layout:
             InputError: When a shape, a list of tokens, or the grid disagrees with the scores.
         """
         shape = tuple(scores.shape)
+        if self.modality not in MODALITIES:
+            raise InputError(
+                f"the modality of {name!r} is {self.modality!r}, none of {', '.join(MODALITIES)}"
+            )
+        if not scores.is_floating_point():
+            raise InputError(f"scores of {name!r} are {scores.dtype}: relevance is a real number")
         if len(shape) != 2 or shape[0] != batch:
             raise InputError(f"scores of {name!r} have shape {shape}, not ({batch}, tokens)")
         for part in ("special", "padding"):
@@ -101,9 +109,15 @@ class Layout:
             if part is not None and [len(row) for row in part] != [shape[1]] * batch:
                 raise InputError(f"the tokens of {name!r} are not {shape[1]} per example")
         if self.grid is not None:
+            if not 1 <= len(self.grid) <= 3 or not all(size > 0 for size in self.grid):
+                raise InputError(
+                    f"the grid of {name!r} is {self.grid}: it needs one to three sizes above 0"
+                )
             cells = math.prod(self.grid)
             patches = self.patches
-            if patches is None or patches.numel() != cells:
+            if patches is None or tuple(patches.shape) != (cells,):
                 raise InputError(f"{name!r} has a grid of {cells} cells but not as many patches")
+            if patches.is_floating_point() or patches.dtype == torch.bool:
+                raise InputError(f"the patches of {name!r} are {patches.dtype}, no token numbers")
             if cells and not 0 <= int(patches.min()) <= int(patches.max()) < shape[1]:
                 raise InputError(f"a patch of {name!r} is none of its {shape[1]} tokens")

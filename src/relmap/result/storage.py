@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
+from relmap.errors import InputError
 from relmap.result.layout import Layout
 
 __all__ = ["describe_source", "pack_layouts", "unpack_examples"]
+
+T = TypeVar("T")
 
 
 def describe_source(scores: Tensor, layout: Layout) -> dict[str, Any]:
@@ -49,27 +53,55 @@ def pack_layouts(layouts: Mapping[str, Layout]) -> tuple[dict[str, Tensor], list
 
 
 def unpack_examples(header: dict[str, Any], tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """The layouts and what is said about every example, as `pack_layouts` took them apart."""
+    """The layouts and what is said about every example, as `pack_layouts` took them apart.
 
-    def rows(lists: list[list[str]] | None) -> tuple[tuple[str, ...], ...] | None:
-        return None if lists is None else tuple(tuple(map(str, row)) for row in lists)
-
+    Raises:
+        InputError: A part is of another kind than what is written.
+    """
     layouts = {
-        source["name"]: Layout(
-            names=tuple(source["names"]),
-            modality=source["modality"],
+        _text(source["name"]): Layout(
+            names=_texts(source["names"]),
+            modality=_text(source["modality"]),
             special=tensors[f"{at}.special"],
             padding=tensors[f"{at}.padding"],
-            tokens=rows(source["tokens"]),
-            grid=None if source["grid"] is None else tuple(map(int, source["grid"])),
+            tokens=_rows(source["tokens"]),
+            grid=None if source["grid"] is None else _sizes(source["grid"]),
             patches=tensors.get(f"{at}.patches"),
-            words=rows(source["words"]),
+            words=_rows(source["words"]),
         )
-        for at, source in enumerate(header["sources"])
+        for at, source in enumerate(_of(list, header["sources"]))
     }
+    if len(layouts) < len(header["sources"]):
+        raise InputError("two of its sources have one name")
     return {
         "layout": layouts,
-        "target": tuple(map(str, header["target"])),
-        "prediction": tuple(map(str, header["prediction"])),
-        "meta": dict(header["meta"]),
+        "target": _texts(header["target"]),
+        "prediction": _texts(header["prediction"]),
+        "meta": _of(dict, header["meta"]),
     }
+
+
+def _of(kind: type[T], value: Any) -> T:
+    if type(value) is not kind:
+        raise InputError(f"{_short(value)} stands where a {kind.__name__} belongs")
+    return value
+
+
+def _text(value: Any) -> str:
+    return _of(str, value)
+
+
+def _texts(values: Any) -> tuple[str, ...]:
+    return tuple(_text(value) for value in _of(list, values))
+
+
+def _rows(lists: Any) -> tuple[tuple[str, ...], ...] | None:
+    return None if lists is None else tuple(_texts(row) for row in _of(list, lists))
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    return tuple(_of(int, value) for value in _of(list, values))
+
+
+def _short(value: Any) -> str:
+    return textwrap.shorten(repr(value), 60, placeholder="...")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from relmap.plain_text import visible
 from relmap.result.layout import Layout
 
 SHOWN = {"\n": "↵", "\t": "⇥", "\r": "↵", "": "·"}
@@ -37,7 +38,7 @@ def pieces(tokens: Sequence[str], special: Sequence[bool] | None = None) -> list
     closed = True
     for token, flag in zip(tokens, flags, strict=True):
         if flag:
-            found.append(Piece(token.strip() or "·", True))
+            found.append(Piece(visible(token.strip()) or "·", True))
             closed = True
         else:
             text, opens, closes = spell(token)
@@ -54,7 +55,9 @@ def readable(layout: Layout, example: int = 0) -> list[Piece]:
     if layout.words is None:
         return found
     words = layout.words[example]
-    return [replace(p, text=w.strip() or p.text) for p, w in zip(found, words, strict=True)]
+    return [
+        replace(p, text=visible(w.strip()) or p.text) for p, w in zip(found, words, strict=True)
+    ]
 
 
 def _spelling(tokens: Sequence[str]) -> Callable[[str], tuple[str, bool, bool]]:
@@ -95,4 +98,4 @@ def _letters() -> dict[str, int]:
 
 def _visible(text: str) -> str:
     text = text.strip(" ")
-    return "".join(SHOWN.get(letter, letter) for letter in text) or SHOWN[""]
+    return visible("".join(SHOWN.get(letter, letter) for letter in text)) or SHOWN[""]

@@ -17,7 +17,8 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from relmap.errors import InputError
-from relmap.registry import DISCOVERY, import_plugins, suggestion
+from relmap.options import suggestion
+from relmap.registry import DISCOVERY, import_plugins
 from relmap.trace.calls import plain_name
 
 __all__ = ["OPERATIONS", "OperationEntry", "OperationRule", "Operations"]
