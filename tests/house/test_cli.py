@@ -262,6 +262,6 @@ def test_every_argument_of_an_evaluation_reaches_the_library(calls, monkeypatch,
         *("--method", "all", "--metric", "energy", "--output", tmp_path),
     )
     _, _, plan, _, engine = calls["run"]
-    assert [str(one) for one in plan.methods] == METHODS.names()
+    assert [str(one) for one in plan.methods] == ["genatt:backward=libra", *METHODS.names()]
     assert plan.settings == evaluation.Settings()
     assert engine is run_here
