@@ -12,6 +12,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
 from operator import attrgetter
@@ -26,6 +27,7 @@ from relmap.errors import RelmapError
 __all__ = [
     "OpOverload",
     "OpOverloadPacket",
+    "Parameter",
     "auto_classes",
     "autograd_order",
     "base_of",
@@ -33,6 +35,7 @@ __all__ = [
     "inside_transform",
     "is_copy",
     "objects_running",
+    "parameters_of",
     "storage_of",
     "unwatched",
     "version_of",
@@ -72,6 +75,46 @@ _version, _base = (needed(torch, f"Tensor.{name}").__get__ for name in ("_versio
 OpOverloadPacket, OpOverload = type(torch.ops.aten.add), type(torch.ops.aten.add.Tensor)
 """What `torch.ops` holds: an operator, and one signature of it."""
 _STORAGES_HAVE_ADDRESSES = hasattr(torch.UntypedStorage, "_cdata")
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """A parameter of an operator: `kind` is its type as torch spells it, empty where unknown."""
+
+    name: str
+    kind: str
+    keyword_only: bool
+    required: bool
+
+
+def parameters_of(operator: Any) -> tuple[tuple[Parameter, ...], ...]:
+    """The parameters of every signature of an operator of `torch.ops`.
+
+    Raises:
+        UnknownVersionError: This torch's operators do not say what they take.
+
+    Example:
+        >>> [parameter.name for parameter in parameters_of(torch.ops.aten.linear)[0]]
+        ['input', 'weight', 'bias']
+    """
+    if isinstance(operator, OpOverloadPacket):
+        overloads = [getattr(operator, name) for name in operator.overloads()]
+    else:
+        overloads = [operator]
+    try:
+        schemas = [overload._schema.arguments for overload in overloads]
+    except AttributeError as error:
+        raise UnknownVersionError(
+            f"relmap needs _schema of torch's operators, which torch {torch.__version__} does not "
+            "have: install the torch of relmap's constraints.txt"
+        ) from error
+    return tuple(
+        tuple(
+            Parameter(one.name, str(one.type), one.kwarg_only, not one.has_default_value())
+            for one in schema
+        )
+        for schema in schemas
+    )
 
 
 def inside_transform() -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from relmap._torch_private import OpOverload, OpOverloadPacket
 from relmap.trace.labels import Labels
+from relmap.trace.spellings import Spelling, spell
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 PARTS = list
 TokenRule = Callable[["Call"], Any]
+Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+"""What runs a function of the network in its place: (function, args, kwargs) -> result."""
 
 _OPERATORS = {
     "rmul": "mul", "radd": "add", "imul": "mul", "iadd": "add", "isub": "sub", "idiv": "div",
@@ -44,6 +47,8 @@ class Call:
     tags: list[Tag | None] = field(default_factory=list)
     before: dict[int, Tensor] = field(default_factory=dict)
     tagged: bool = False
+    runner: Run | None = None
+    _spelling: Spelling | None = None
 
     def __post_init__(self) -> None:
         self.name, self.in_place = plain_name(self.raw_name)
@@ -51,13 +56,10 @@ class Call:
     def prepare(self) -> None:
         """Collect the tensors among the operands; keep what an in-place join would overwrite."""
         pending = False
-        for value in self.args:
-            if isinstance(value, Tensor):
-                self.operands.append(value)
-            elif isinstance(value, (tuple, list)):
-                self.operands.extend(_tensors(value))
-        if self.kwargs:
-            self.operands.extend(_tensors(self.kwargs.values()))
+        values = (*self.args, *self.kwargs.values())
+        if self.kwargs and self.spelling.names:
+            values = tuple(self.spelling.given.values())
+        self.operands.extend(_tensors(values))
         for tensor in self.operands:
             tag = self.notebook.tag(tensor)
             self.tags.append(tag)
@@ -77,9 +79,32 @@ class Call:
         pairs = zip(self.operands, self.tags, strict=True)
         return [(tensor, tag) for tensor, tag in pairs if isinstance(tag, (Tokens, Pair))]
 
+    @property
+    def spelling(self) -> Spelling:
+        """The arguments by their names in the function's signature."""
+        if self._spelling is None:
+            self._spelling = spell(self.function, self.args, self.kwargs)
+        return self._spelling
+
+    @property
+    def subject(self) -> Tensor:
+        """The tensor that the function works on, its first argument."""
+        return self.argument(0, "input")
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function as the network does, under whatever watches the pass."""
+        if self.runner is None:
+            return self.function(*args, **kwargs)
+        return self.runner(self.function, args, kwargs)
+
+    def run_on(self, exchanged: Tensor) -> Any:
+        """The function of another tensor in place of its first, and of the same other arguments."""
+        args, kwargs = self.spelling.in_order()
+        return self.function(exchanged, *args[1:], **kwargs)
+
     def tag(self, position: int = 0, name: str = "input") -> Tag | None:
-        """Tag of one argument."""
-        return self.tag_of(self.argument(position, name, None))
+        """Tag of one argument, of the tensor that the function works on by default."""
+        return self.tag_of(self.argument(position, name))
 
     def tag_of(self, tensor: Any) -> Tag | None:
         """Tag of a tensor as it was before the call (in-place functions change their operand)."""
@@ -88,11 +113,9 @@ class Call:
                 return tag
         return self.notebook.tag(tensor)
 
-    def argument(self, position: int, name: str, default: Any) -> Any:
-        """One argument, by position or name."""
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, default)
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """One argument by its name, or by its place in a function that has no such name."""
+        return self.spelling.argument(position, name, default)
 
     def lost(self, why: str) -> Lost:
         """The result when tokens are mixed beyond what can be followed."""

@@ -55,6 +55,7 @@ class Notebook:
         self._settled: dict[tuple[frozenset[int], int], tuple[StateDraft, Pending]] = {}
         self._nodes: list[Node] = []
         self._marked: list[Tensor] = []
+        self._written: list[Tensor] = []
         self._sources: list[tuple[StateDraft, Tensor | None, StateDraft]] = []
 
     def watching(self) -> AbstractContextManager[Any]:
@@ -89,6 +90,11 @@ class Notebook:
         self._marked.append(tensor)
         self.attach(tensor, tag)
 
+    def written(self, tensor: Tensor, tag: Tag | None) -> None:
+        """Note that the pass has written on a tensor, which may be one that the network keeps."""
+        self._written.append(tensor)
+        self.attach(tensor, tag)
+
     def forget(self) -> None:
         """Take tags off the tensors that outlive the pass, and let go of what was drafted.
 
@@ -97,11 +103,21 @@ class Notebook:
         """
         for tensor in self._marked:
             vars(tensor).pop(_TAG, None)
+        for tensor in self._written:
+            vars(tensor).pop(_TAG, None)
+            tensor.detach_()
         for draft in (*self.states, *self.attentions):
             vars(draft).clear()
         for node in self._nodes:
             node.read = node.scored = None
-        for held in (self.states, self.attentions, self._nodes, self._marked, self._sources):
+        for held in (
+            self.states,
+            self.attentions,
+            self._nodes,
+            self._marked,
+            self._written,
+            self._sources,
+        ):
             held.clear()
         self._settled.clear()
 

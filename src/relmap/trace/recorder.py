@@ -9,23 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from relmap._torch_private import base_of
 from relmap.errors import TraceError
-from relmap.trace.calls import PARTS, Call, function_name, plain_name, reads_learned_tokens
+from relmap.trace.calls import PARTS, Call, Run, function_name, plain_name, reads_learned_tokens
 from relmap.trace.drafts import Notebook
 from relmap.trace.operations.biases import BiasDraft, note_bias
 from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.table import REPLACED, drop, find_rule
 from relmap.trace.tags import Constant, Lost, Pair, Tag, Tokens, is_floating
-
-Run = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
-"""What runs a function of the network in its place: (function, args, kwargs) -> result."""
 
 
 class Recorder(Notebook, TorchFunctionMode):
@@ -57,19 +54,19 @@ class Recorder(Notebook, TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         """Run one torch function and tag what it returns."""
+        if kwargs and kwargs.get("out") is not None:
+            return self._written_out(function, types, args, kwargs)
         name = function_name(function)
-        if self.run is not None:
-            function = partial(self._intercepted, function)
-        call = Call(self, name, function, args, kwargs or {})
+        call = Call(self, name, function, args, kwargs or {}, runner=self.run)
         if name in REPLACED:
             return self._replaced(call, REPLACED[name])
         rule = find_rule(call)
         if rule is None and call.name in REPLACED:
             return self._replaced(call, REPLACED[call.name])
         if rule is drop and not call.in_place:
-            return function(*args, **call.kwargs)
+            return call.run(*args, **call.kwargs)
         call.prepare()
-        call.result = result = function(*args, **call.kwargs)
+        call.result = result = call.run(*args, **call.kwargs)
         if name == "__setitem__":
             call.result = args[0]
             self._tag_result(call)
@@ -82,9 +79,27 @@ class Recorder(Notebook, TorchFunctionMode):
                 self.biases.append(bias)
         return result
 
-    def _intercepted(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        assert self.run is not None
-        return self.run(function, args, kwargs)
+    def _written_out(
+        self, function: Any, types: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """`out=`: the function's own result, written on the tensor that was handed in.
+
+        Autograd has no gradient for a function that is told where to write.
+        """
+        out = kwargs["out"]
+        rest = {name: value for name, value in kwargs.items() if name != "out"}
+        result = self.__torch_function__(function, types, args, rest)
+        several = isinstance(out, (tuple, list))
+        for place, value in zip(out, result, strict=True) if several else [(out, result)]:
+            if place.shape != value.shape:
+                place.resize_(value.shape)
+            if base_of(place) is not None:
+                self.__torch_function__(Tensor.copy_, types, (place, value))
+                continue
+            tag = self.tag(value)
+            Call(self, "copy_", Tensor.copy_, (place, value), {}, runner=self.run).run(place, value)
+            self.written(place, tag)
+        return out
 
     def _replaced(self, call: Call, rule: Callable[[Call], Any]) -> Any:
         """Run what stands in the place of a function that hides its attention."""
@@ -94,7 +109,7 @@ class Recorder(Notebook, TorchFunctionMode):
             if self.strict:
                 raise
             call.prepare()
-            call.result = call.function(*call.args, **call.kwargs)
+            call.result = call.run(*call.args, **call.kwargs)
             for part in call.result if isinstance(call.result, tuple) else (call.result,):
                 if isinstance(part, Tensor):
                     self.attach(part, Lost(str(error)) if call.tagged else None)

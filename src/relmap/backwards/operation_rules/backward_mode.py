@@ -26,6 +26,7 @@ from relmap.trace.calls import function_name, plain_name
 from relmap.trace.operations import concatenation, movement, writes
 from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder
+from relmap.trace.spellings import REFLECTED, Spelling, spell
 from relmap.trace.table import RULES, drop
 
 ADDING_UP = frozenset(["index_add", "scatter_add", "scatter_reduce"])
@@ -67,9 +68,11 @@ class BackwardMode:
         raw = function_name(function)
         spelled, in_place = plain_name(raw)
         name, registered = self._registered(spelled)
-        if (in_place or kwargs.get("inplace")) and args:
-            self.context.overwrite(args[0])
-        if name in MOVEMENT and not _adds_up(name, args, kwargs):
+        spelling = spell(function, args, kwargs)
+        in_place = in_place or bool(spelling.given.get("inplace"))
+        if in_place:
+            self.context.overwrite(spelling.argument(0, "input"))
+        if name in MOVEMENT and not _adds_up(name, spelling):
             return self._moved(function(*args, **kwargs), args, kwargs)
         context = self.context
         operands = [one for one in tensors_of(args, kwargs) if one.requires_grad]
@@ -80,7 +83,7 @@ class BackwardMode:
         rule = registered or self.backward.rules.get(name)
         if rule is None:
             return self._without_rule(spelled, function(*args, **kwargs))
-        return self._ruled((rule, name), raw, in_place, function, args, kwargs)
+        return self._ruled((rule, name), raw, in_place, function, spelling)
 
     def _registered(self, name: str) -> tuple[str, BackwardRule | None]:
         """The name under which an operation is looked up, and the rule it was registered with."""
@@ -92,21 +95,20 @@ class BackwardMode:
 
     def _ruled(
         self, known: tuple[BackwardRule, str], raw: str, in_place: bool,
-        function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any],
+        function: Callable[..., Any], spelling: Spelling,
     ) -> Any:  # fmt: skip
-        (rule, name), (spelled, _) = known, plain_name(raw)
+        (rule, name), (spelled, named_in_place) = known, plain_name(raw)
+        args, kwargs = spelling.in_order(without="inplace")
         written: Tensor | None = None
-        if in_place or kwargs.get("inplace"):
+        if in_place:
             written = args[0]
             # The rule needs the operand as it was.
             args = (self.context.mark_like(args[0].clone(), args[0]), *args[1:])
-            kwargs = {key: value for key, value in kwargs.items() if key != "inplace"}
-            if in_place:
+            if named_in_place:
                 function = self._out_of_place(spelled)
-        swapped = raw.startswith("__r") and len(args) == 2 and not raw.startswith("__round")
-        if swapped:
+        if raw.strip("_") in REFLECTED and len(args) == 2:
             operator = function
-            args, function = args[::-1], lambda one, other, **more: operator(other, one, **more)
+            args, function = args[::-1], lambda input, other, **more: operator(other, input, **more)
         result = rule(Operation(name, function, args, kwargs, self.context, spelled))
         if written is None:
             return result
@@ -161,8 +163,8 @@ class BackwardMode:
         return result
 
 
-def _adds_up(name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
+def _adds_up(name: str, spelling: Spelling) -> bool:
     """Whether `index_put` or `scatter` adds to what is there, as they can be told to."""
     if name == "index_put":
-        return bool(args[3] if len(args) > 3 else kwargs.get("accumulate", False))
-    return name == "scatter" and kwargs.get("reduce") is not None
+        return bool(spelling.argument(3, "accumulate", False))
+    return name == "scatter" and spelling.given.get("reduce") is not None

@@ -323,7 +323,7 @@ def signed_share(operation: Operation) -> Tensor:
     gamma = operation.context.settings["gamma"]
     with torch.no_grad():
         whole = operation.run()
-        alpha = operation.kwargs.get("alpha", 1)
+        alpha = operation.argument(2, "alpha", 1)
         addends = [one, other * alpha] if one is operation.args[0] else [one * alpha, other]
         weights = [1 + gamma * (part * whole > 0).to(whole.dtype) for part in addends]
         below = weights[0] * addends[0] + weights[1] * addends[1]

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from relmap._torch_private import unwatched
 from relmap.errors import TraceError
 from relmap.trace.recorder import Recorder
+from relmap.trace.spellings import spell
 from relmap.trace.tags import Constant, Pair, Tokens
 
 BackwardRule = Callable[["Operation"], Any]
@@ -149,7 +150,7 @@ class Operation:
 
     `name` is shared by a function, its method and its operator, and by an operation that was
     registered as being like it, which messages call as it is `spelled`; `args` are in the order of
-    the mathematical operands.
+    the mathematical operands, and as many of them as can be are given by their places.
     """
 
     name: str
@@ -168,10 +169,8 @@ class Operation:
         return self.function(*args, **kwargs)
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """One argument, by position or name."""
-        if position < len(self.args):
-            return self.args[position]
-        return self.kwargs.get(name, default)
+        """One argument by its name, or by its place in a function that has no such name."""
+        return spell(self.function, self.args, self.kwargs).argument(position, name, default)
 
     def carrying(self) -> list[Tensor]:
         """The operands into which something flows back, each once.

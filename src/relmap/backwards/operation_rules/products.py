@@ -96,7 +96,7 @@ def contraction(operation: Operation) -> Any:
 
 def _added_product(operation: Operation, carrying: list[Tensor]) -> Tensor:
     """`addmm` and its kin: what is added is a bias, or a bias of scores."""
-    added, scale = operation.args[0], operation.kwargs.get("beta", 1)
+    added, scale = operation.args[0], operation.argument(3, "beta", 1)
     if operation.context.carries(added):
         raise operation.refuse("adds something that carries relevance")
     if len(carrying) == 2:

@@ -79,10 +79,10 @@ def _run_kernel(call: Call) -> Tensor:
     """Run the kernel; a learned bias is detached, since the fused kernels want it constant."""
     mask = call.argument(3, "attn_mask", None)
     if mask is None or not mask.requires_grad or isinstance(call.notebook.tag(mask), Tokens | Pair):
-        return call.function(*call.args, **call.kwargs)
+        return call.run(*call.args, **call.kwargs)
     if len(call.args) > 3:
-        return call.function(*call.args[:3], mask.detach(), *call.args[4:], **call.kwargs)
-    return call.function(*call.args, **(call.kwargs | {"attn_mask": mask.detach()}))
+        return call.run(*call.args[:3], mask.detach(), *call.args[4:], **call.kwargs)
+    return call.run(*call.args, **(call.kwargs | {"attn_mask": mask.detach()}))
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -154,13 +154,13 @@ def _running(call: Call, tag: Tokens) -> Tensor | None:
 def _product_and_sum(call: Call, tag: Tokens) -> Tensor | None:
     """Addmm and its kin: beta input + alpha a b."""
     added = call.argument(0, "input", None)
-    return added * call.kwargs.get("beta", 1) if _is_constant(call, added) else None
+    return added * call.argument(3, "beta", 1) if _is_constant(call, added) else None
 
 
 def _addition(call: Call, tag: Tokens) -> Tensor | None:
     """The constant of x + c, x - c and c - x; the residual of learned queries is none."""
     left, right = call.argument(0, "input", None), call.argument(1, "other", None)
-    alpha = call.kwargs.get("alpha", 1)
+    alpha = call.argument(2, "alpha", 1)
     sign = -1 if call.name == "sub" else 1
     if call.raw_name.strip("_") == "rsub":
         left, right = right, left

@@ -21,7 +21,7 @@ from relmap.trace.tags import Lost, Pair, Parts, Pending, Tag, Tokens, activatio
 def cat(call: Call) -> Tag | None:
     """cat, hstack, vstack: tokens of several states side by side."""
     tensors = list(call.argument(0, "tensors", ()))
-    axis = call.argument(1, "dim", call.kwargs.get("axis", 0))
+    axis = call.argument(1, "dim", 0)
     axis = {"hstack": min(1, tensors[0].ndim - 1), "vstack": 0}.get(call.name, axis)
     tensors = [tensor for tensor in tensors if tensor.numel()] or tensors[:1]
     axis %= tensors[0].ndim

@@ -44,7 +44,7 @@ def resize(call: Call) -> Tag | None:
 
 def _windowed(call: Call, window: tuple[int, ...] | None, channels: bool) -> Tag | None:
     tag = call.tag()
-    tensor = call.operands[0]
+    tensor = call.subject
     if isinstance(tag, Pair):
         return _talking_heads(call, tag, window)
     if not isinstance(tag, Tokens):
@@ -95,7 +95,7 @@ def _spatial_axes(call: Call, tensor: Tensor) -> int:
 
 
 def _unit_stride(call: Call, tag: Tokens) -> bool:
-    tensor = call.operands[0]
+    tensor = call.subject
     return tuple(tensor.shape[2:]) == call.shape[2:] and not call.name.startswith("conv_t")
 
 
@@ -146,7 +146,7 @@ def _start(values: Tensor, axis: int, cut: int) -> int:
 
 def _coarser_grid(call: Call, tag: Tokens, spatial: int, window: tuple[int, ...] | None) -> Tag:
     """A window with a stride: a token is made of all tokens in its window."""
-    tensor = call.operands[0]
+    tensor = call.subject
     if tag.pending is not None:
         tag = call.notebook.settle(tag, tensor)
     labels = tag.labels

@@ -49,8 +49,7 @@ def rolled(call: Call) -> Any:
     """Roll and flip: feature axes stay small."""
 
     def move(labels: Labels) -> Labels:
-        values = call.function(labels.values, *call.args[1:], **_without_input(call))
-        return Labels(labels.shape, values)
+        return Labels(labels.shape, call.run_on(labels.values))
 
     if call.argument(2, "dims", None) is None and call.name == "roll":
         return copying(call)
@@ -59,7 +58,7 @@ def rolled(call: Call) -> Any:
 
 def index(call: Call) -> Any:
     """`tensor[...]`."""
-    where = _on_cpu(call.args[1])
+    where = _on_cpu(call.argument(1, "key"))
     return _moved(call, lambda labels: labels.select(where))
 
 
@@ -91,20 +90,19 @@ def as_doubles(call: Call) -> Any:
     """
 
     def move(labels: Labels) -> Labels:
-        moved = call.function(labels.full().double() + 1, *call.args[1:], **_without_input(call))
-        return Labels.of(moved.long() - 1)
+        return Labels.of(call.run_on(labels.full().double() + 1).long() - 1)
 
     return _moved(call, move)
 
 
 def identity_shape(call: Call) -> Any:
     """as_strided and set views: replayed on labels laid out with the same strides."""
-    tensor = call.operands[0]
+    tensor = call.subject
 
     def move(labels: Labels) -> Labels:
         laid = torch.empty_strided(tensor.shape, tensor.stride(), dtype=torch.long)
         laid.copy_(labels.full())
-        return Labels.of(call.function(laid, *call.args[1:], **_without_input(call)))
+        return Labels.of(call.run_on(laid))
 
     return _moved(call, move)
 
@@ -112,7 +110,7 @@ def identity_shape(call: Call) -> Any:
 def iterate(call: Call) -> Any:
     """`for part in tensor`: the same as unbind along the first axis."""
     with call.notebook.watching():
-        return iter(call.args[0].unbind(0))
+        return iter(call.subject.unbind(0))
 
 
 def as_complex(call: Call) -> Any:
@@ -153,7 +151,7 @@ def _moved(call: Call, move: Callable[[Labels], Any]) -> Any:
 def _moved_pair(call: Call, pair: Pair, move: Callable[[Labels], Any]) -> Any:
     """Move the labels of both sides, and the softmax axis, which is followed like a label."""
     axis = None
-    shape = tuple(call.operands[0].shape)
+    shape = tuple(call.subject.shape)
     if pair.axis == FOLDED:
         axis = FOLDED
     elif pair.axis is not None:
@@ -177,17 +175,14 @@ def _moved_pair(call: Call, pair: Pair, move: Callable[[Labels], Any]) -> Any:
 
 
 def _replay(call: Call, views: bool = False) -> Callable[[Labels], Any]:
-    args = tuple(_on_cpu(value) for value in call.args[1:])
-    kwargs = {name: _on_cpu(value) for name, value in _without_input(call).items()}
+    given, named = call.spelling.in_order()
+    args = tuple(_on_cpu(value) for value in given[1:])
+    kwargs = {name: _on_cpu(value) for name, value in named.items()}
     name = call.raw_name[:-1] if call.in_place else ""
     function = getattr(Tensor, name) if name else call.function
     if views:
         return lambda labels: labels.review(function, *args, **kwargs)
     return lambda labels: labels.replay(function, *args, **kwargs)
-
-
-def _without_input(call: Call) -> dict[str, Any]:
-    return {name: value for name, value in call.kwargs.items() if name != "input"}
 
 
 def _on_cpu(value: Any) -> Any:

@@ -280,7 +280,7 @@ def _sums_to_one(scores: Tensor, axis: int) -> bool:
 
 
 def _product(call: Call) -> Product | None:
-    name, args = call.name, call.args
+    name = call.name
     if name in ("linear", "_grouped_mm"):
         weight = call.argument(1, "weight" if name == "linear" else "mat2", None)
         left = call.argument(0, "input", None)
@@ -293,13 +293,11 @@ def _product(call: Call) -> Product | None:
     if name in ("addmm", "baddbmm", "addbmm", "addmv"):
         added, left, right = (call.argument(i, n, None) for i, n in
                               enumerate(("input", "batch1", "batch2")))  # fmt: skip
-        if left is None:
-            left, right = call.kwargs["mat1"], call.kwargs["mat2"]
         product = _matrix_product(left, right)
         return Product(*(getattr(product, n) for n in _PRODUCT_FIELDS), added=added)
     if name == "einsum":
-        return _einsum(args)
-    left, right = args[0], call.argument(1, "mat2" if "mat2" in call.kwargs else "other", None)
+        return _einsum(call.args)
+    left, right = call.subject, call.argument(1, "other")
     if name == "rmatmul":
         left, right = right, left
     return _matrix_product(left, right)

@@ -33,14 +33,14 @@ def reduce(call: Call) -> Any:
         return _reduced_pair(call, tag)
     if not isinstance(tag, Tokens):
         return tag
-    if not is_floating(call.operands[0]):
+    if not is_floating(call.subject):
         return None
     gone = _reduced_axes(call)
     return sum_of_parts(call, tag, gone) or _reduced(call, tag, gone)
 
 
 def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag | None:
-    tensor, labels = call.operands[0], tag.labels
+    tensor, labels = call.subject, tag.labels
     keep = len(call.shape) == tensor.ndim
     if tag.state.kind == "input":
         # A statistic of a raw input (its scale) steers the pass as a mask does; a raw input that
@@ -63,7 +63,7 @@ def _reduced(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag | None:
 
 def _reduced_pair(call: Call, pair: Pair) -> Tag:
     gone = _reduced_axes(call)
-    keep = len(call.shape) == call.operands[0].ndim
+    keep = len(call.shape) == call.subject.ndim
     sides = [side for side in (pair.rows, pair.columns) if side is not None]
     varies = [side for side in sides if any(axis in side.labels.varying for axis in gone)]
     if len(varies) == len(sides):
@@ -77,16 +77,13 @@ def _reduced_pair(call: Call, pair: Pair) -> Tag:
 
 
 def _reduced_axes(call: Call) -> tuple[int, ...]:
-    rank = call.operands[0].ndim
+    rank = call.subject.ndim
     position = 2 if call.name == "norm" else 1
     dims = call.argument(position, "dim", None)
-    if dims is None:
-        dims = call.kwargs.get("axis")
     if dims is None or isinstance(dims, bool) or (isinstance(dims, (tuple, list)) and not dims):
         return tuple(range(rank))
     if isinstance(dims, int):
-        extra = [value for value in call.args[position + 1 :] if type(value) is int]
-        return tuple(axis % rank for axis in (dims, *extra))
+        return (dims % rank,)
     return tuple(axis % rank for axis in dims)
 
 
@@ -96,7 +93,7 @@ def normalise(call: Call) -> Tag | None:
     if not isinstance(tag, Tokens):
         return tag
     shape = call.argument(1, "normalized_shape", ())
-    rank = call.operands[0].ndim
+    rank = call.subject.ndim
     count = 1 if isinstance(shape, int) else len(shape)
     gone = tuple(range(rank - count, rank))
     tag = _reduced_over(call, tag, gone)
@@ -112,13 +109,13 @@ def normalise_axis(call: Call) -> Tag | None:
         return tag
     position, default = (2, 1) if call.name == "normalize" else (1, -1)
     axis = call.argument(position, "dim", default)
-    axes = (axis,) if isinstance(axis, int) else tuple(axis or range(call.operands[0].ndim))
-    return _reduced_over(call, tag, tuple(one % call.operands[0].ndim for one in axes))
+    axes = (axis,) if isinstance(axis, int) else tuple(axis or range(call.subject.ndim))
+    return _reduced_over(call, tag, tuple(one % call.subject.ndim for one in axes))
 
 
 def _reduced_over(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag:
     """A function that mixes within `gone` and keeps the shape."""
-    tensor = call.operands[0]
+    tensor = call.subject
     if tag.state.kind == "input":
         if math.prod(tensor.shape[axis] for axis in gone) == 1:
             return along(call, tag)
@@ -132,7 +129,7 @@ def _reduced_over(call: Call, tag: Tokens, gone: tuple[int, ...]) -> Tag:
 
 def softmax(call: Call) -> Tag | None:
     """A softmax along an axis where tokens vary makes scores an attention."""
-    tag, rank = call.tag(), call.operands[0].ndim
+    tag, rank = call.tag(), call.subject.ndim
     axis = call.argument(1, "dim", None)
     axis = int(-1 if axis is None else axis) % rank
     if isinstance(tag, Pair):
@@ -145,7 +142,7 @@ def softmax(call: Call) -> Tag | None:
         return _reduced_over(call, tag, (axis,))
     tag = constant_along(tag, axis) or tag
     if axis in tag.labels.varying:
-        tag = call.notebook.settle(tag, call.operands[0])
+        tag = call.notebook.settle(tag, call.subject)
         return Pair(None, Tokens(tag.state, tag.labels, tag.node), (tag.node,), axis)
     return along(call, tag)
 
@@ -167,7 +164,8 @@ def _softmax_of_pair(call: Call, pair: Pair, axis: int) -> Tag:
 
 def embedding(call: Call) -> Tag | None:
     """Rows of a table picked by token ids: the tokens of a text."""
-    ids = call.argument(0, "input", None)
+    # `functional` has the ids in front, torch itself behind the table.
+    ids = call.argument(1, "indices") if "indices" in call.spelling.names else call.subject
     tag = call.tag_of(ids)
     if not isinstance(tag, Tokens):
         return tag
@@ -187,7 +185,7 @@ def loss(call: Call) -> Tag | None:
     tag = call.tag()
     if not isinstance(tag, Tokens):
         return tag
-    rank = call.operands[0].ndim
+    rank = call.subject.ndim
     if call.result.ndim == 0:
         return _reduced(call, tag, tuple(range(rank)))
     if call.result.ndim == rank - 1:

@@ -115,7 +115,7 @@ def add_product(call: Call) -> Tag | None:
 def add_to_product(call: Call, added: Tensor, tag: Tokens, product: Tokens) -> Tag | None:
     """Baddbmm and its kin: beta times tokens, and a product that holds tokens."""
     moved = replace(tag, node=call.notebook.node(origin=tag.node), parts=None)
-    rest = call.result.detach() - added.detach() * call.kwargs.get("beta", 1)
+    rest = call.result.detach() - added.detach() * call.argument(3, "beta", 1)
     return total(call, [Addend(added, moved), Addend(rest, product)])
 
 

@@ -29,9 +29,7 @@ from relmap.trace.tags import (
 def written(call: Call) -> Tag | None:
     """masked_scatter, index_put, setitem, scatter, where, copy: values written into a tensor."""
     values = _written_values(call)
-    operands = [call.args[0], *values]
-    if call.name == "where":
-        operands = values
+    operands = values if call.name == "where" else [call.subject, *values]
     tags = [call.tag_of(operand) for operand in operands]
     if lost := next((tag for tag in tags if isinstance(tag, Lost)), None):
         return lost
@@ -124,17 +122,10 @@ _VALUE_NAMES = ("source", "src", "values", "value", "tensor")
 
 def _written_values(call: Call) -> list[Any]:
     if call.name == "where":
-        first, second = call.argument(1, "input", 0), call.argument(2, "other", 0)
-        return [call.args[0], second] if _is_method_where(call) else [first, second]
-    position = _VALUE_AT[call.name]
-    if position < len(call.args):
-        return [call.args[position]]
-    return [call.kwargs[name] for name in _VALUE_NAMES if name in call.kwargs]
-
-
-def _is_method_where(call: Call) -> bool:
-    """Whether it is `tensor.where(condition, other)`, which puts the tensor first."""
-    return not (isinstance(call.args[0], Tensor) and call.args[0].dtype == torch.bool)
+        return [call.argument(1, "input", 0), call.argument(2, "other", 0)]
+    names = call.spelling.names
+    name = next((name for name in _VALUE_NAMES if name in names), "value")
+    return [call.argument(_VALUE_AT[call.name], name)]
 
 
 def _written_scores(call: Call, operands: list[Any], tags: list[Any]) -> Tag:
@@ -183,13 +174,14 @@ def _run_on_codes(call: Call, operands: list[Any], coded: dict[int, Any]) -> Ten
             return type(value)(code(part) for part in value)
         return 0 if isinstance(value, float) else value
 
-    args = [code(value) for value in call.args]
-    kwargs = {name: code(value) for name, value in call.kwargs.items()}
+    given, named = call.spelling.in_order()
+    args = [code(value) for value in given]
+    kwargs = {name: code(value) for name, value in named.items()}
     name = {"index_add": "index_copy", "scatter_add": "scatter", "scatter_reduce": "scatter"}.get(
         call.name, call.name
     )
     if name == "where":
-        condition = args[1] if _is_method_where(call) else args[0]
+        condition = code(call.argument(0, "condition"))
         first, second = (code(value) for value in operands)
         return torch.where(condition, *(v if isinstance(v, Tensor) else torch.tensor(0)
                                         for v in (first, second)))  # fmt: skip
@@ -250,7 +242,7 @@ def masked_fill(call: Call) -> Tag | None:
     if lost := call.first_lost():
         return lost
     known = call.known()
-    if len(known) == 1 and known[0][0] is call.args[0] and not _skewed(known[0][1]):
+    if len(known) == 1 and known[0][0] is call.subject and not _skewed(known[0][1]):
         return along(call, known[0][1], copies=True)
     return written(call)
 
@@ -283,7 +275,7 @@ def _skewed(tag: Tokens | Pair) -> bool:
 def written_view(call: Call) -> Tag | None:
     """`view.copy_(x)`: the labels are written into the base tensor as well."""
     tag = written(call)
-    view = call.args[0]
+    view = call.subject
     base = base_of(view)
     if not isinstance(tag, Tokens) or base is None:
         return tag

@@ -1,0 +1,10 @@
+"""`trace.operations.additions`: every legal spelling gives one graph and the literal map."""
+
+import pytest
+from tiny.spelled import check_spelling, table
+from tiny.spellings import ADDITIONS
+
+
+@pytest.mark.parametrize(("name", "place"), table(ADDITIONS))
+def test_every_spelling_gives_the_literal_map(name, place):
+    check_spelling(ADDITIONS[name], place)

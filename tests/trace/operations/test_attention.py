@@ -1,0 +1,10 @@
+"""`trace.operations.attention`: every legal spelling gives one graph and the literal map."""
+
+import pytest
+from tiny.spelled import check_spelling, table
+from tiny.spellings import ATTENTION
+
+
+@pytest.mark.parametrize(("name", "place"), table(ATTENTION))
+def test_every_spelling_gives_the_literal_map(name, place):
+    check_spelling(ATTENTION[name], place)

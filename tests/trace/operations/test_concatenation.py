@@ -1,0 +1,10 @@
+"""`trace.operations.concatenation`: every legal spelling gives one graph and the literal map."""
+
+import pytest
+from tiny.spelled import check_spelling, table
+from tiny.spellings import CONCATENATION
+
+
+@pytest.mark.parametrize(("name", "place"), table(CONCATENATION))
+def test_every_spelling_gives_the_literal_map(name, place):
+    check_spelling(CONCATENATION[name], place)
