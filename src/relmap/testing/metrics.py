@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 from relmap.data.example import Example
 from relmap.evaluation.judging import judge
 from relmap.evaluation.plan import Plan, Settings
-from relmap.evaluation.specification import read_method, read_metric
+from relmap.evaluation.specification import Specification, read_method, read_metric
 from relmap.metrics import METRICS, Judged, MetricEntry
 from relmap.models import Model
 from relmap.testing.contract import see
@@ -22,7 +24,7 @@ from relmap.testing.networks import SIZE, looking, reading
 def check_metric(
     name: str, model: Model | None = None, examples: Sequence[Example] | None = None
 ) -> None:
-    """See that a registered metric keeps to what relmap promises of every metric.
+    """See that a registered metric ("energy", "precision-at-k:k=2") keeps to what relmap promises.
 
     It gives the quantities that it declares a direction of, and changes nothing that it is given. A
     metric of masks or words says better of a map of what was marked than of a map of everything
@@ -36,7 +38,9 @@ def check_metric(
     Example:
         >>> check_metric("energy")
     """
-    entry = METRICS.get(name)
+    entry, options = METRICS.read(name)
+    function = partial(entry.function, **entry.check_options(options))
+    entry = replace(entry, function=function)
     see(bool(entry.about), f"{entry.name} has no docstring: its first line is shown in lists")
     (judged,) = entry.needs
     if judged is Judged.MASK:
@@ -44,9 +48,9 @@ def check_metric(
     elif judged is Judged.WORDS:
         _check_words(entry)
     elif model is None or examples is None:
-        _check_models(entry, [_of_pictures(), _of_words()])
+        _check_models(entry, read_metric(name), [_of_pictures(), _of_words()])
     else:
-        _check_models(entry, [(model, examples)])
+        _check_models(entry, read_metric(name), [(model, examples)])
 
 
 def _quantities(entry: MetricEntry, measured: Any) -> dict[str, Any]:
@@ -117,9 +121,12 @@ def _check_words(entry: MetricEntry) -> None:
     _check_better(entry, best, worst, "the marked words")
 
 
-def _check_models(entry: MetricEntry, given: Sequence[tuple[Model, Sequence[Example]]]) -> None:
+def _check_models(
+    entry: MetricEntry, metric: Specification,
+    given: Sequence[tuple[Model, Sequence[Example]]],
+) -> None:  # fmt: skip
     """See that a metric judges at least one of the models, and gives what it declares."""
-    plan = Plan((read_method("genatt"),), (read_metric(entry.name),), Settings(batch_size=2))
+    plan = Plan((read_method("genatt"),), (metric,), Settings(batch_size=2))
     failures: list[str] = []
     for model, examples in given:
         rows = judge(model, list(enumerate(examples)), plan)
