@@ -50,6 +50,9 @@ MOVED = {
     "relmap.words": "relmap.metrics.word_scores",
 }
 
+RENAMED = {"relmap.evaluation": {"Source": "DataSource"}}
+"""Public names that were others, by their module."""
+
 
 def answer_old_paths() -> None:
     """Put a stand-in for every old module where an import looks first."""
@@ -57,6 +60,23 @@ def answer_old_paths() -> None:
         stand_in = ModuleType(old, f"Moved to {new}.")
         stand_in.__getattr__ = partial(_handed_on, old, new)  # type: ignore[method-assign]
         sys.modules.setdefault(old, stand_in)
+
+
+def renamed(module: str, name: str) -> Any:
+    """What a module's old name stands for now, for the module's own `__getattr__`.
+
+    Raises:
+        AttributeError: The module never had such a name.
+    """
+    new = RENAMED[module].get(name)
+    if new is None:
+        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{module}.{name} is called {new}, and its old name goes with the next version",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return getattr(importlib.import_module(module), new)
 
 
 def _handed_on(old: str, new: str, name: str) -> Any:

@@ -17,7 +17,7 @@ from tiny import folders as tiny_folders
 
 import relmap
 from relmap.errors import InputError
-from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
+from relmap.evaluation import DataSource, Plan, Settings, read_method, read_metric, run
 from relmap.evaluation.engine import Part, run_here
 from relmap.evaluation.ray_engine import Worker
 from relmap.evaluation.rows import parts, read_part
@@ -141,7 +141,7 @@ def test_one_bad_sample_is_recorded_and_the_others_go_on(model, tmp_path):
     data = folder_of_images(tmp_path / "data", 5)
     (data / "images" / "003.png").write_bytes(b"no picture")
     found = relmap.evaluate(
-        str(model), Source(data, "image-folder"), ["genatt"], [METRIC], output=tmp_path / "out"
+        str(model), DataSource(data, "image-folder"), ["genatt"], [METRIC], output=tmp_path / "out"
     )
     (cell, _) = [cell for cell in found.cells if cell.quantity == "positive"] + [None]
     assert cell.examples == 4
@@ -165,7 +165,7 @@ def test_an_example_that_no_method_can_explain_is_an_error_of_its_own(tmp_path):
 
 
 def test_a_folder_of_another_evaluation_is_refused(model, tmp_path):
-    data = Source(folder_of_images(tmp_path / "data", 3), "image-folder")
+    data = DataSource(folder_of_images(tmp_path / "data", 3), "image-folder")
     relmap.evaluate(str(model), data, ["genatt"], [METRIC], output=tmp_path / "out")
     again = relmap.evaluate(
         str(model), data, ["genatt"], [METRIC], output=tmp_path / "out",
@@ -183,7 +183,7 @@ def test_a_folder_of_another_evaluation_is_refused(model, tmp_path):
 
 def test_data_that_changed_are_not_mixed_with_what_was_measured(model, tmp_path):
     folder = folder_of_images(tmp_path / "data", 4)
-    data = Source(folder, "image-folder")
+    data = DataSource(folder, "image-folder")
     relmap.evaluate(str(model), data, ["genatt"], [METRIC], output=tmp_path / "out")
     tiny_folders.make_image(9, (40, 48)).save(folder / "images" / "001.png")
     with pytest.raises(InputError, match="other data"):
@@ -218,7 +218,7 @@ def test_a_reference_that_is_not_there_is_refused(model):
 def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     data = folder_of_images(tmp_path / "data", 3)
     relmap.evaluate(
-        str(model), Source(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
+        str(model), DataSource(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
         output=tmp_path / "out",
     )  # fmt: skip
     record = json.loads((tmp_path / "out" / "protocol.json").read_text())
@@ -233,7 +233,7 @@ def test_the_record_says_what_the_numbers_depend_on(model, tmp_path):
     before = record["data"]["fingerprint"]
     tiny_folders.make_image(9, (40, 48)).save(data / "images" / "001.png")
     relmap.evaluate(
-        str(model), Source(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
+        str(model), DataSource(data, "image-folder"), ["genatt:backward=libra"], [METRIC],
         output=tmp_path / "other",
     )  # fmt: skip
     other = json.loads((tmp_path / "other" / "protocol.json").read_text())
@@ -259,7 +259,7 @@ def small_run(model, folder, engine=run_here, **settings):
     plan = Plan(
         (read_method("random"),), (read_metric(METRIC),), Settings(batch_size=2, **settings)
     )
-    return run(str(model), Source(examples), plan, folder, engine)
+    return run(str(model), DataSource(examples), plan, folder, engine)
 
 
 def test_only_the_batches_that_are_missing_are_judged_again(model, tmp_path):
@@ -313,7 +313,7 @@ def test_progress_knows_how_many_there_are(model, tmp_path, limit):
     data = folder_of_images(tmp_path / "data", 5)
     for _ in range(2):  # the second finds everything there
         run(
-            str(model), Source(data, "image-folder"), plan, tmp_path / "out",
+            str(model), DataSource(data, "image-folder"), plan, tmp_path / "out",
             progress=lambda done, total: told.append((done, total)),
         )  # fmt: skip
     total = min(limit or 5, 5)
@@ -322,7 +322,7 @@ def test_progress_knows_how_many_there_are(model, tmp_path, limit):
 
 
 def test_masks_are_judged_in_the_geometry_of_the_model(model, tmp_path):
-    data = Source(folder_of_images(tmp_path / "data", 4, masks=True), "segmentation-folder")
+    data = DataSource(folder_of_images(tmp_path / "data", 4, masks=True), "segmentation-folder")
     found = relmap.evaluate(
         str(model),
         data,

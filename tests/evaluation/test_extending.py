@@ -13,7 +13,7 @@ from tiny import folders as tiny_folders
 
 import relmap
 from relmap.errors import InputError
-from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
+from relmap.evaluation import DataSource, Plan, Settings, read_method, read_metric, run
 from relmap.evaluation.engine import run_here
 from relmap.evaluation.rows import parts
 
@@ -73,7 +73,7 @@ def evaluated(model, data, folder, methods, metrics, judged=None, **settings):
                 }
             yield part
 
-    source = data if isinstance(data, Source) else Source(str(data), "segmentation-folder")
+    source = data if isinstance(data, DataSource) else DataSource(str(data), "segmentation-folder")
     return run(model, source, plan, folder, engine)
 
 
@@ -158,7 +158,7 @@ def test_an_extension_that_is_killed_goes_on(model, data, tmp_path):
         (read_method("genatt"), read_method("random")), (read_metric(LOGIT),),
         Settings(batch_size=2),
     )  # fmt: skip
-    source = Source(str(data), "segmentation-folder")
+    source = DataSource(str(data), "segmentation-folder")
     with pytest.raises(KeyboardInterrupt):
         run(model, source, plan, tmp_path / "steps", killed)
     judged = {}
@@ -244,11 +244,11 @@ def test_a_lost_protocol_a_foreign_part_and_a_copied_one_are_found(model, data, 
 def test_a_part_of_a_batch_that_is_no_more_is_found(model, data, tmp_path):
     out = tmp_path / "out"
     examples = [replace(one, files=()) for one in _examples(7)]
-    evaluated(model, Source(iter(examples)), out, ["random"], [LOGIT], limit=2)
-    evaluated(model, Source(examples), tmp_path / "more", ["random"], [LOGIT])
+    evaluated(model, DataSource(iter(examples)), out, ["random"], [LOGIT], limit=2)
+    evaluated(model, DataSource(examples), tmp_path / "more", ["random"], [LOGIT])
     shutil.copy(parts(tmp_path / "more" / "rows")[3], out / "rows")
     with pytest.raises(InputError, match="of a batch that this data set has not"):
-        evaluated(model, Source(iter(examples)), out, ["random"], [LOGIT], limit=2)
+        evaluated(model, DataSource(iter(examples)), out, ["random"], [LOGIT], limit=2)
 
 
 def test_a_stream_is_extended_and_its_beginning_checked(model, tmp_path):
@@ -257,14 +257,14 @@ def test_a_stream_is_extended_and_its_beginning_checked(model, tmp_path):
 
     judged = {}
     for count in (4, 6):
-        evaluated(model, Source(stream(count)), tmp_path / "out", ["random"], [LOGIT], judged)
+        evaluated(model, DataSource(stream(count)), tmp_path / "out", ["random"], [LOGIT], judged)
     assert sorted(judged) == [0, 1, 2]
-    evaluated(model, Source(stream(6)), tmp_path / "whole", ["random"], [LOGIT])
+    evaluated(model, DataSource(stream(6)), tmp_path / "whole", ["random"], [LOGIT])
     same(tmp_path / "out", tmp_path / "whole")
     with pytest.raises(InputError, match="of other data"):
-        evaluated(model, Source(stream(6, seed=1)), tmp_path / "out", ["random"], [LOGIT])
+        evaluated(model, DataSource(stream(6, seed=1)), tmp_path / "out", ["random"], [LOGIT])
     with pytest.raises(InputError, match=r"it has 6 examples, this has 4|this data set has not"):
-        evaluated(model, Source(stream(4)), tmp_path / "out", ["random"], [LOGIT])
+        evaluated(model, DataSource(stream(4)), tmp_path / "out", ["random"], [LOGIT])
 
 
 def _examples(count, seed=0):

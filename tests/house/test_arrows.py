@@ -15,7 +15,7 @@ from types import ModuleType
 import pytest
 from reference.house import REGISTRIES, sources
 
-from relmap.moved import MOVED
+from relmap.moved import MOVED, RENAMED
 
 # A room, or a file of one, imports from earlier rows only: never from its own row or a later one.
 # The longest name that fits a module counts; files inside a room are held apart by the circles.
@@ -190,6 +190,18 @@ def test_old_paths_answer_and_say_where_to_look(old):
     with pytest.warns(DeprecationWarning, match=f"{old} moved to {MOVED[old]}"):
         exec(f"from {old} import {name}", {})
     assert not hasattr(sys.modules[old], "no_such_name")
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [(module, *pair) for module, names in RENAMED.items() for pair in names.items()],
+)
+def test_old_names_answer_and_say_how_they_are_called_now(module, old, new):
+    room = importlib.import_module(module)
+    with pytest.warns(DeprecationWarning, match=f"{module}.{old} is called {new}"):
+        assert getattr(room, old) is getattr(room, new)
+    with pytest.raises(AttributeError, match="no_such_name"):
+        room.no_such_name  # noqa: B018
 
 
 @pytest.mark.parametrize("module", [name for name in sources() if not name.endswith("__main__")])

@@ -12,7 +12,7 @@ import relmap
 from relmap import files
 from relmap.drawing import Block, draws_source
 from relmap.errors import InputError
-from relmap.files import draws, endings_of, writes
+from relmap.files import draws, endings_of, fingerprint, writes
 
 
 @pytest.fixture(autouse=True)
@@ -138,3 +138,19 @@ def test_a_package_that_fails_is_left_out_by_name(monkeypatch, attribution):
         names = files.drawings_of(relmap.Attribution)
     assert "page" in names
     assert "half-made" not in names
+
+
+def test_a_fingerprint_sees_contents_types_and_where_parts_end(tmp_path):
+    for name, content in (("one", b"alike"), ("two", b"alike"), ("three", b"other")):
+        (tmp_path / name).write_bytes(content)
+    one, two, three = (fingerprint(tmp_path / name) for name in ("one", "two", "three"))
+    assert one == two
+    numbers = torch.arange(6.0)
+    different = [
+        one, three, fingerprint("alike"), fingerprint("al", "ike"), fingerprint(),
+        fingerprint(numbers), fingerprint(numbers.view(2, 3)), fingerprint(numbers.bfloat16()),
+    ]  # fmt: skip
+    assert len(set(different)) == len(different)
+    assert fingerprint(numbers.view(2, 3).T) != fingerprint(numbers.view(3, 2))
+    assert fingerprint(numbers[::2]) == fingerprint(torch.tensor([0.0, 2.0, 4.0]))
+    assert fingerprint(torch.tensor(1.0)) != fingerprint(torch.tensor(True))

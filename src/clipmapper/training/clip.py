@@ -20,7 +20,6 @@ import numpy as np
 import torch
 from jaxtyping import Int
 
-from clipmapper.training.contents import mark_parts
 from clipmapper.training.contrast import Contrast, PhraseTable
 from clipmapper.training.features import tell_of_cuts
 from clipmapper.training.pixels import Pixels
@@ -29,7 +28,7 @@ from clipmapper.training.run import check_samples, open_output, require_extra
 from clipmapper.training.steady import Pace, train_steadily
 from clipmapper.training.tokenizer import tokens_of, train_tokenizer
 from relmap.errors import InputError
-from relmap.files import write_whole
+from relmap.files import fingerprint, write_whole
 
 if TYPE_CHECKING:
     from relmap.data import CaptionedImage
@@ -177,9 +176,9 @@ def _settings(
         "task": "clip",
         "seed": seed,
         "recipe": asdict(recipe),
-        "captions": f"{len(captions)}, {mark_parts(said)}",
-        "questions": f"{len(answered)}, {mark_parts(map(repr, answered.items()))}",
-        "regions": None if regions is None else mark_parts(shown),
+        "captions": f"{len(captions)}, {fingerprint(*said)}",
+        "questions": f"{len(answered)}, {fingerprint(*map(repr, answered.items()))}",
+        "regions": None if regions is None else fingerprint(*shown),
     }
 
 

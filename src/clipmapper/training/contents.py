@@ -7,15 +7,15 @@ the marks of a hundred thousand questions take a fraction of a second.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 
 from relmap.data import files_of
 from relmap.errors import InputError
+from relmap.files import fingerprint
 
-__all__ = ["mark_data", "mark_file", "mark_model", "mark_parts"]
+__all__ = ["mark_data", "mark_file", "mark_model"]
 
 _PREPARATION = (
     "config.json",
@@ -64,22 +64,6 @@ def mark_model(folder: Path, *, weights: bool = True) -> dict[str, str | None]:
     return {file.name: mark_file(file) for file in sorted(files)}
 
 
-def mark_parts(parts: Iterable[str | bytes]) -> str:
-    """A fingerprint of texts and bytes in their order.
-
-    Example:
-        >>> mark_parts(["ab", "c"]) == mark_parts(["a", "bc"])
-        False
-    """
-    digest = hashlib.sha256()
-    for part in parts:
-        content = part.encode() if isinstance(part, str) else part
-        digest.update(len(content).to_bytes(8, "little") + content)
-    return digest.hexdigest()[:16]
-
-
 @lru_cache(maxsize=256)  # asked again at the end of a run: size and time say whether it is the same
 def _mark(path: Path, size: int, time: int) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return f"{size} bytes, {digest[:16]}"
+    return f"{size} bytes, {fingerprint(path)}"

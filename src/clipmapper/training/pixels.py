@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from relmap.files import fingerprint
 
 __all__ = ["Pixels"]
 
@@ -63,7 +64,7 @@ def _key(files: Sequence[Path], processor: Any) -> str:
     """Every picture's place, size and time, and all that the processor is set to."""
     about = [(str(one), (now := one.stat()).st_size, now.st_mtime_ns) for one in files]
     settings = json.dumps([about, processor.to_dict()], sort_keys=True, default=str)
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+    return fingerprint(settings)
 
 
 def _resized(files: Sequence[Path], processor: Any) -> Any:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
@@ -30,7 +29,7 @@ from clipmapper.training.examples import Blind, FeatureSource
 from clipmapper.training.features import Encoders
 from clipmapper.training.recipe import Recipe, read_recipe
 from relmap.errors import InputError, MissingExtraError
-from relmap.files import write_whole
+from relmap.files import fingerprint, write_whole
 
 __all__ = [
     "Run",
@@ -343,11 +342,7 @@ def _clip_mark(clip: str) -> str:
     files = sorted(Path(clip).glob("*.safetensors"))
     if not files:
         return clip
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return f"{Path(clip).absolute().name} {digest.hexdigest()[:12]}"
+    return f"{Path(clip).absolute().name} {fingerprint(*files)}"
 
 
 def _start_from(model: Any, folder: Path) -> None:

@@ -54,7 +54,7 @@ def evaluate(
 ) -> None:
     """Judge methods by metrics on a data set; a run that was stopped goes on where it was."""
     import relmap
-    from relmap.evaluation import Plan, Settings, Source, read_method, read_metric, run
+    from relmap.evaluation import DataSource, Plan, Settings, read_method, read_metric, run
     from relmap.explanation import all_methods
 
     names = [name for given in method for name in (all_methods() if given == "all" else [given])]
@@ -62,7 +62,7 @@ def evaluate(
         target=target, batch_size=batch_size, limit=limit, seed=seed, reference=reference
     )
     plan = Plan(tuple(map(read_method, names)), tuple(map(read_metric, metric)), settings)
-    source = Source(data, format, read_options(data_option or [], "--data-option"))
+    source = DataSource(data, format, read_options(data_option or [], "--data-option"))
     loaded = relmap.load(model, device=device, dtype=dtype)
     with _progress() as progress:
         found = run(loaded, source, plan, output, _engine(engine, address, workers), progress)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from relmap.data.example import Example
+from relmap.files import fingerprint
 
 __all__ = ["Fingerprint", "fingerprint_of"]
 
@@ -33,7 +34,7 @@ class Fingerprint:
     Example:
         >>> seen = Fingerprint()
         >>> len(seen.add(Example("1", text="a cat")))
-        32
+        16
         >>> seen.add(Example("1", text="a dog"))[:0], seen.notes()
         ('', ['1 of 2 names belong to several examples: 1'])
     """
@@ -54,7 +55,7 @@ class Fingerprint:
         inputs, truth = self._inputs(example), self._truth(example)
         self._names[example.name] += 1
         self._same.setdefault(inputs, []).append(example.name)
-        self.examples.append(_hash(*(part.encode() for part in (example.name, inputs, truth))))
+        self.examples.append(fingerprint(example.name, inputs, truth))
         return self.examples[-1]
 
     def hexdigest(self) -> str:
@@ -83,7 +84,7 @@ class Fingerprint:
         parts = [repr(example.text).encode(), self._of(example.image)]
         for name, value in example.arguments.items():
             parts += [name.encode(), self._of(value)]
-        return _hash(*parts)
+        return fingerprint(*parts)
 
     def _truth(self, example: Example) -> str:
         known = (example.label, sorted(example.answers.items()), example.captions, example.words)
@@ -92,7 +93,7 @@ class Fingerprint:
             parts += [self._of(Path(file)) for file in example.files]
         else:
             parts += [self._opened(example.mask), self._opened(example.regions)]
-        return _hash(*parts)
+        return fingerprint(*parts)
 
     def _opened(self, open_truth: Any) -> bytes:
         """What a mask or regions are that no file is named of."""
@@ -136,15 +137,7 @@ class Fingerprint:
 
 def fingerprint_of(examples: Iterable[str]) -> str:
     """The fingerprint of a data set from those of its examples."""
-    return _hash(*(one.encode() for one in examples))
-
-
-def _hash(*parts: bytes) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for part in parts:
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    return digest.hexdigest()
+    return fingerprint(*examples)
 
 
 def _bytes(value: Tensor) -> bytes:
@@ -160,7 +153,7 @@ def _plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return repr([_plain(one) for one in value])
     if isinstance(value, Tensor | np.ndarray):
-        return _hash(_bytes(torch.as_tensor(value).detach().cpu()))
+        return fingerprint(_bytes(torch.as_tensor(value).detach().cpu()))
     return value.name if isinstance(value, Path) else type(value).__name__
 
 

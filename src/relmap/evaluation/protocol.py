@@ -7,7 +7,6 @@ refuses to mix its numbers with those, and says what differs.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -23,7 +22,7 @@ from relmap.errors import InputError
 from relmap.evaluation.fingerprint import fingerprint_of
 from relmap.evaluation.plan import Plan
 from relmap.evaluation.specification import CENTRE, Specification
-from relmap.files import to_json, write_whole
+from relmap.files import fingerprint, to_json, write_whole
 from relmap.methods import METHODS
 from relmap.metrics import METRICS
 from relmap.models import Model, normalisation
@@ -65,18 +64,16 @@ def record_of(model: Model, data: Mapping[str, Any], plan: Plan) -> dict[str, An
 
 def weights_of(network: torch.nn.Module) -> str:
     """A fingerprint of a network's weights: names, shapes, and up to 4,096 values of each."""
-    digest = hashlib.sha256()
+    parts: list[str | torch.Tensor] = []
     for name, tensor in network.state_dict().items():
         values = tensor.detach().flatten()
-        few = values[:: max(1, len(values) // 4096)].cpu()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(few.contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        parts += [f"{name} {tuple(tensor.shape)}", values[:: max(1, len(values) // 4096)]]
+    return fingerprint(*parts)
 
 
 def config_of(network: torch.nn.Module) -> str:
     """A fingerprint of what a network is beside its weights: its config, or else its modules."""
-    return _short_hash(_described(getattr(network, "config", None) or network))
+    return _fingerprint(_described(getattr(network, "config", None) or network))
 
 
 def preparation_of(model: Model) -> str:
@@ -90,7 +87,7 @@ def preparation_of(model: Model) -> str:
     processor = model.processor
     parts = [processor, *(getattr(processor, name, None) for name in _PROCESSORS)]
     described = [_described(part) for part in parts if part is not model.tokenizer]
-    return _short_hash([described, list(map(str, normalisation(processor))), tokens])
+    return _fingerprint([described, list(map(str, normalisation(processor))), tokens])
 
 
 def _described(part: Any) -> Any:
@@ -103,14 +100,13 @@ def _described(part: Any) -> Any:
     return re.sub(r" at 0x[0-9a-f]+", "", repr(part))
 
 
-def _short_hash(value: Any) -> str:
-    text = json.dumps(value, sort_keys=True, default=_described)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _fingerprint(value: Any) -> str:
+    return fingerprint(json.dumps(value, sort_keys=True, default=_described))
 
 
 def run_of(record: Mapping[str, Any]) -> str:
     """A fingerprint of what does not change when an evaluation is extended."""
-    return _short_hash({name: _compared(name, record) for name in ("versions", "model", "data",
+    return _fingerprint({name: _compared(name, record) for name in ("versions", "model", "data",
         "settings")})  # fmt: skip
 
 

@@ -54,7 +54,7 @@ Progress = Callable[[int, int | None], None]
 
 
 @dataclass(frozen=True)
-class Source:
+class DataSource:
     """Where examples come from: a path or name with its format, or a sequence of examples."""
 
     data: Any
@@ -115,8 +115,8 @@ def evaluate(
     """How true the explanations of a model are: methods judged by metrics on a data set.
 
     `model` is what `relmap.explain` takes, or the name of one to load. `data` is a sequence of
-    `Example`s (or samples of a data format), or `Source(path, form)`. `methods` and `metrics` are
-    names with options, such as "genatt:start_layer=1" and "perturbation:preset=wra-text".
+    `Example`s (or samples of a data format), or `DataSource(path, form)`. `methods` and `metrics`
+    are names with options, such as "genatt:start_layer=1" and "perturbation:preset=wra-text".
     `output` is a folder for rows, tables, curves and the protocol record; a run that finds its own
     rows there goes on, and one with more methods, metrics or examples computes what is new.
     `engine` says where batches are judged: here, or on a Ray cluster
@@ -157,7 +157,7 @@ def run(
     """Judge what has no rows yet, then make the tables of all rows; see `evaluate`."""
     if not plan.methods or not plan.metrics:
         raise InputError("an evaluation needs at least one method and one metric")
-    source = data if isinstance(data, Source) else Source(data)
+    source = data if isinstance(data, DataSource) else DataSource(data)
     make_folder(folder / "rows")
     described = load(model) if isinstance(model, str | os.PathLike) else describe(model)
     examples = read_examples(source.data, source.form, source.options)
@@ -233,7 +233,7 @@ def _draw(found: Measurements, folder: Path, plan: Plan) -> None:
 
 
 def _about(
-    source: Source, examples: Iterable[Example], limit: int | None, seen: Fingerprint
+    source: DataSource, examples: Iterable[Example], limit: int | None, seen: Fingerprint
 ) -> dict[str, Any]:
     """What the record says of the data; a list is `seen` at once, a stream as it is read."""
     named = isinstance(source.data, str | os.PathLike)

@@ -257,8 +257,6 @@ def _add_settled(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right
     raw = [tag.state.kind == "source" and not tag.state.settled for tag in (left, right)]
     if all(raw) and alike:
         return _colocated(call, left, right, labels)
-    if left.state.kind == "merge" and right.state.kind == "merge" and alike:
-        return notebook.sum((left, right), tensors, call.result)
     return notebook.sum((left, right), tensors, call.result)
 
 
