@@ -38,11 +38,11 @@ def _best(attribution: "Attribution", source: str) -> str:
 
     layout = attribution.layout[source]
     words = [piece.text for piece in readable(layout)] if layout.tokens else None
-    found: list[str] = []
+    labels: list[str] = []
     for token, label, _ in attribution.top(source, TOP)[0]:
         patch = re.fullmatch(r"row (\d+), column (\d+)", label)
-        found.append(words[token] if words else f"({patch[1]}, {patch[2]})" if patch else label)
-    return " ".join(found) if words else ", ".join(found)
+        labels.append(words[token] if words else f"({patch[1]}, {patch[2]})" if patch else label)
+    return " ".join(labels) if words else ", ".join(labels)
 
 
 def show_comparison(
@@ -55,11 +55,11 @@ def show_comparison(
 
     error = Console(stderr=True, highlight=False)
     with error.status("") as status:
-        found = compare(
+        comparison = compare(
             model, methods or None, backward=backward, progress=status.update, **settings
         )
     console = Console(highlight=False)
-    first = next(iter(found.found.values()))
+    first = next(iter(comparison.found.values()))
     if len(first) > 1:
         raise InputError("several methods are compared on one example; give one text or picture")
     for what, said in (("prediction", first.prediction[0]), ("target", first.target[0])):
@@ -69,12 +69,12 @@ def show_comparison(
     for name in first.scores:
         where = " (row, column)" if first.layout[name].grid is not None else ""
         table.add_column(f"{name}, most relevant{where}", overflow="fold")
-    for name, attribution in found.found.items():
+    for name, attribution in comparison.found.items():
         best = [_best(attribution, source) for source in attribution.scores]
         table.add_row(name, *(Text(visible(words)) for words in best))
     console.print(table)
-    for name, reason in found.refused.items():
+    for name, reason in comparison.refused.items():
         console.print(Text.assemble((f"{name}: ", "bold"), visible(reason)), soft_wrap=True)
     if output is not None:
-        sheet(found.found, output)
+        sheet(comparison.found, output)
         console.print(Text(visible(f"wrote {output}")), soft_wrap=True)

@@ -65,13 +65,13 @@ def evaluate(
     source = DataSource(data, format, read_options(data_option or [], "--data-option"))
     loaded = relmap.load(model, device=device, dtype=dtype)
     with _progress() as progress:
-        found = run(loaded, source, plan, output, _engine(engine, address, workers), progress)
-    _say(str(found), err=False)
-    _tell_errors(found.measurements)
+        evaluation = run(loaded, source, plan, output, _engine(engine, address, workers), progress)
+    _say(str(evaluation), err=False)
+    _tell_errors(evaluation.measurements)
     _say(
         f"wrote {output}/table.csv, table.md, table.tex, protocol.json, rows/ and curves", err=False
     )
-    if all(cell.value is None for cell in found.cells):
+    if all(cell.value is None for cell in evaluation.cells):
         typer.echo("error: nothing could be measured, for the reasons above", err=True)
         raise typer.Exit(1)
 
@@ -80,7 +80,7 @@ def _say(text: str, err: bool = True) -> None:
     typer.echo(visible(text), err=err)
 
 
-def _tell_errors(found: "Measurements") -> None:
+def _tell_errors(measurements: "Measurements") -> None:
     """What failed and why, the most frequent reasons first; the rest stands in the rows."""
 
     def tell(what: str, errors: Mapping[str, int]) -> None:
@@ -91,11 +91,11 @@ def _tell_errors(found: "Measurements") -> None:
         if others:
             _say(f"{what}: {others} more failed for other reasons: see rows/")
 
-    for sample, error in list(found.lost.items())[:REASONS]:
+    for sample, error in list(measurements.lost.items())[:REASONS]:
         _say(f"left out: {sample}: {error}")
-    if len(found.lost) > REASONS:
-        _say(f"left out: {len(found.lost) - REASONS} more examples: see rows/")
-    for (name, judged), errors in found.errors.items():
+    if len(measurements.lost) > REASONS:
+        _say(f"left out: {len(measurements.lost) - REASONS} more examples: see rows/")
+    for (name, judged), errors in measurements.errors.items():
         tell(name if judged == "-" else f"{name}, {judged}", errors)
 
 

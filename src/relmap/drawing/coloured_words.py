@@ -116,12 +116,12 @@ def legend(area: Area, top: float, scale: Scale, grey: bool, note: str = "") -> 
 
 
 def _words(chips: Sequence[Chip]) -> list[list[Chip]]:
-    found: list[list[Chip]] = []
+    lines: list[list[Chip]] = []
     for chip in chips:
-        if chip.opens or not found:
-            found.append([])
-        found[-1].append(chip)
-    return found
+        if chip.opens or not lines:
+            lines.append([])
+        lines[-1].append(chip)
+    return lines
 
 
 def _paint_lines(area: Area, lines: list[list[tuple[float, Chip]]], scale: Scale) -> None:

@@ -61,10 +61,10 @@ def _at_state(
 
 
 def _summed(passed: RecordedPass, activation: Activation, tokens: int, read: Reading) -> Tensor:
-    found = read(activation)
-    if found is None:
+    values = read(activation)
+    if values is None:
         return torch.zeros(tokens, device=passed.graph.device())
-    return per_token(found, activation, tokens)
+    return per_token(values, activation, tokens)
 
 
 # --- other tokens in their place ---------------------------------------------------------------
@@ -76,7 +76,7 @@ def entering_tokens(passed: RecordedPass) -> dict[int, Activation]:
     Raises:
         InputError: an input became tokens in a way that cannot be repeated with others.
     """
-    found: dict[int, Activation] = {}
+    entered: dict[int, Activation] = {}
     for source in passed.graph.sources:
         stream = passed.graph.states[source.state].stream
         if stream is None or stream.edge is None:
@@ -84,8 +84,8 @@ def entering_tokens(passed: RecordedPass) -> dict[int, Activation]:
                 f"the tokens of {source.name!r} cannot be replaced: the network makes them without "
                 "gradient, or in several steps at once; use a method that runs the network once"
             )
-        found[source.state] = stream
-    return found
+        entered[source.state] = stream
+    return entered
 
 
 def blank(

@@ -179,10 +179,10 @@ def _with_relevance(
     kept = list({id(one): one for one in kept if one.edge is not None}.values())
     edges = [one.edge for one in kept if one.edge is not None]
     with passage.carrying_relevance(passed.graph.batch):
-        found = _follow(output[0], [*edges, *leaves.values()], output[1], more)
-    pairs = zip(kept, found, strict=False)
+        followed = _follow(output[0], [*edges, *leaves.values()], output[1], more)
+    pairs = zip(kept, followed, strict=False)
     relevances = {id(one): part for one, part in pairs if part is not None}
-    arguments = zip(leaves, found[len(kept) :], strict=True)
+    arguments = zip(leaves, followed[len(kept) :], strict=True)
     return replace(
         passed,
         relevances=relevances,
@@ -217,10 +217,12 @@ def _read_outputs(
             "the target depends on no output that autograd follows; compute it from the output's "
             "floating tensors, and see that the network does not run its forward under no_grad"
         )
-    found = torch.autograd.grad(values.sum(), [leaf for _, leaf in pairs], allow_unused=True)
+    gradients_of_leaves = torch.autograd.grad(
+        values.sum(), [leaf for _, leaf in pairs], allow_unused=True
+    )
     read = [
         (tensor, gradient)
-        for (tensor, _), gradient in zip(pairs, found, strict=True)
+        for (tensor, _), gradient in zip(pairs, gradients_of_leaves, strict=True)
         if gradient is not None
     ]
     touched = [pair for pair in read if bool((pair[1] != 0).any())] or read
@@ -232,12 +234,12 @@ def _activations(graph: TokenGraph, needs: Collection[Need]) -> list[Activation]
     finals = {index for group in graph.finals for index in group}
     if graph.lost:
         finals = set(range(len(graph.states)))  # the sources, whose gradient must not be zero
-    found: list[Activation | None] = [graph.states[index].stream for index in finals]
+    activations: list[Activation | None] = [graph.states[index].stream for index in finals]
     for need in needs:
-        found += activations_of(graph, need)
+        activations += activations_of(graph, need)
     for state in graph.states:
-        found += state.operands
-    return list({id(one): one for one in found if one is not None}.values())
+        activations += state.operands
+    return list({id(one): one for one in activations if one is not None}.values())
 
 
 def _check_sources(gradients: dict[int, Tensor], needs: Collection[Need]) -> None:

@@ -113,7 +113,7 @@ def carry_maps(passed: RecordedPass, rule: PropagationRule, update: Update | Non
 
 def read_rows(maps: Maps, leaves: Mapping[int, Tensor] | None = None) -> dict[int, Tensor]:
     """The rows that the target reads, as relevance on the tokens of every leaf."""
-    found = dict(leaves or {})
+    rows_of_leaves = dict(leaves or {})
     for index, row in maps.passed.readout.items():
         example, position, size = maps.places[index]
         dense = torch.zeros(maps.graph.batch, size, dtype=maps.dtype, device=row.device)
@@ -122,8 +122,10 @@ def read_rows(maps: Maps, leaves: Mapping[int, Tensor] | None = None) -> dict[in
         for leaf, block in maps.blocks[index].items():
             pushed = torch.einsum("bn,bnl->bl", dense, block)
             on_tokens = scatter_back(maps, leaf, pushed)
-            found[leaf] = on_tokens if leaf not in found else found[leaf] + on_tokens
-    return found
+            rows_of_leaves[leaf] = (
+                on_tokens if leaf not in rows_of_leaves else rows_of_leaves[leaf] + on_tokens
+            )
+    return rows_of_leaves
 
 
 def scatter_back(maps: Maps, state: int, dense: Float[Tensor, "batch token"]) -> Tensor:

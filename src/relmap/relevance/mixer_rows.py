@@ -63,15 +63,15 @@ def contributions(
     if gradient is None or call.output.edge is None or not known:
         return wide(call.value).new_zeros(*tokens.shape, call.column_tokens.shape[1])
     given = _one_row_each(call.output, gradient, tokens)
-    found = sum(
+    contributed = sum(
         _per_key(place, part, passed.value(place), call.key_tokens)
         for place, part in zip(known, _products(call, known, given), strict=True)
         if part is not None
     )
-    if not isinstance(found, Tensor):
+    if not isinstance(contributed, Tensor):
         return wide(call.value).new_zeros(*tokens.shape, call.column_tokens.shape[1])
-    columns = call.column_tokens.to(found.device)
-    laid = found[:, columns.clamp_min(0)].transpose(0, 1)  # (group, row, key)
+    columns = call.column_tokens.to(contributed.device)
+    laid = contributed[:, columns.clamp_min(0)].transpose(0, 1)  # (group, row, key)
     real = (tokens >= 0)[:, :, None] & (columns >= 0)[:, None, :]
     return torch.where(real, laid, 0)
 
@@ -108,10 +108,10 @@ def _products(
             warnings.simplefilter("ignore")  # an operation without a batched form is only slower
             return list(ask(given, True))
     except RuntimeError:  # code with a backward of its own goes back one row at a time
-        found = [ask(vectors, False) for vectors in given]
+        answers = [ask(vectors, False) for vectors in given]
     return [
         None if any(part is None for part in parts) else torch.stack(list(parts))  # type: ignore[arg-type]
-        for parts in zip(*found, strict=True)
+        for parts in zip(*answers, strict=True)
     ]
 
 
@@ -119,11 +119,11 @@ def _per_key(
     place: Activation, product: Float[Tensor, "row ..."], value: Tensor, count: int
 ) -> Float[Tensor, "row token"]:
     """<J^T dO_i, x_j> for every token j that entered."""
-    found = wide(product) * wide(value)
-    tokens = place.tokens.to(found.device)
+    multiplied = wide(product) * wide(value)
+    tokens = place.tokens.to(multiplied.device)
     tokens = tokens.reshape((1,) * (value.ndim - tokens.ndim) + tuple(tokens.shape))
     features = [axis + 1 for axis in range(value.ndim) if tokens.shape[axis] == 1]
-    summed = found.sum(dim=features, keepdim=True) if features else found
+    summed = multiplied.sum(dim=features, keepdim=True) if features else multiplied
     flat = tokens.expand(summed.shape[1:]).reshape(-1)
     kept = flat >= 0
     return summed.new_zeros(len(summed), count).index_add(

@@ -45,7 +45,7 @@ def read_layer(
         InputError: the layer does not exist in any stream.
     """
     keys: dict[int, Tensor] = {}
-    found = False
+    has_layer = False
     most = 0
     for final, row in passed.readout.items():
         for read, sublayers in _groups(passed, final, row).items():
@@ -54,14 +54,14 @@ def read_layer(
             most = max(most, len(sublayers))
             if not -len(sublayers) <= layer < len(sublayers):
                 continue
-            found = True
+            has_layer = True
             state, here = sublayers[layer]
             for index in state.attentions:
                 call = passed.graph.attentions[index]
                 pushed = _read(passed, state, call, here, mix, gradient)
                 known = keys.get(call.key_state)
                 keys[call.key_state] = pushed if known is None else known + pushed
-    if not found:
+    if not has_layer:
         raise InputError(
             f"layer={layer} does not exist: the deepest stream of this network has {most} "
             f"attention layers (0 to {most - 1}, or -{most} to -1)"
@@ -89,15 +89,15 @@ def _reads(graph: TokenGraph, state: State, key: int) -> tuple[int, ...]:
 
 def _down_the_stream(passed: RecordedPass, final: int, row: Tensor) -> list[tuple[State, Tensor]]:
     chain = residual_chain(passed.graph, final)
-    found = [(chain[0], row)]
+    reached = [(chain[0], row)]
     for state, parent in itertools.pairwise(chain):
         here = torch.zeros(parent.tokens, dtype=row.dtype, device=row.device)
         ones = [1.0] if state.kind == "join" else link_weights(passed, state)
         for link, weight in zip(state.links, ones, strict=True):
             if link.parent == parent.index:
-                here = here + moved(link, found[-1][1] * weight, passed.graph.states)
-        found.append((parent, here))
-    return found
+                here = here + moved(link, reached[-1][1] * weight, passed.graph.states)
+        reached.append((parent, here))
+    return reached
 
 
 def _read(

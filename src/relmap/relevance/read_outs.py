@@ -52,7 +52,7 @@ def read_outs(passed: RecordedPass) -> list[ReadOut]:
     Raises:
         InputError: it reads none whose blocks can be told apart.
     """
-    graph, found = passed.graph, []
+    graph, outs = passed.graph, []
     for index in passed.readout:
         state, pool = graph.states[index], None
         if state.kind == "join" and not state.links and len(state.attentions) == 1:
@@ -60,13 +60,13 @@ def read_outs(passed: RecordedPass) -> list[ReadOut]:
             state = graph.states[pool.key_state]
         blocks = _blocks(graph, state)
         if blocks and state.end is not None:
-            found.append(ReadOut(state, blocks, pool))
-    if not found:
+            outs.append(ReadOut(state, blocks, pool))
+    if not outs:
         raise InputError(
             "the target reads no residual stream with attention blocks of its own, so there is no "
             "last block to run again; use genatt"
         )
-    return found
+    return outs
 
 
 def _blocks(graph: TokenGraph, state: State) -> tuple[Block, ...]:

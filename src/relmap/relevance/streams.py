@@ -19,7 +19,7 @@ from relmap.trace.graph import State, TokenGraph
 def own_leaves(graph: TokenGraph, state: int) -> tuple[int, ...]:
     """Leaves (sources as reported, learned tokens) that a state is made of without attention."""
     reported = {source.state for source in graph.sources}
-    found: list[int] = []
+    leaves: list[int] = []
     waiting = [state]
     seen: set[int] = set()
     while waiting:
@@ -27,16 +27,16 @@ def own_leaves(graph: TokenGraph, state: int) -> tuple[int, ...]:
         if index in seen:
             continue
         seen.add(index)
-        one = graph.states[index]
-        if index in reported or not one.links:
-            if one.kind == "join":
+        current = graph.states[index]
+        if index in reported or not current.links:
+            if current.kind == "join":
                 # Without a residual the tokens are those of the queries.
-                waiting += [graph.attentions[call].query_state for call in one.attentions]
+                waiting += [graph.attentions[call].query_state for call in current.attentions]
             else:
-                found.append(index)
+                leaves.append(index)
             continue
-        waiting += [link.parent for link in one.links]
-    return tuple(sorted(found))
+        waiting += [link.parent for link in current.links]
+    return tuple(sorted(leaves))
 
 
 def crosses(graph: TokenGraph, state: int, key: int) -> bool:

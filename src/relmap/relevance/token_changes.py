@@ -128,14 +128,14 @@ class _Behind:
         first = first.scatter_reduce(0, inverse, torch.arange(len(flat)), "amin")[tokens >= 0]
         group, row = first // self.tokens.shape[1], first % self.tokens.shape[1]
         tokens = tokens[tokens >= 0]
-        found: list[Tensor] = []
+        changes: list[Tensor] = []
         for start in range(0, heads * size, len(tokens)):
             unit = torch.arange(start, min(heads * size, start + len(tokens)))
             many = len(unit)
             laid = torch.zeros_like(output)
             laid[group[:many], unit // size, row[:many], unit % size] = 1
-            found.append(self._through(laid)[tokens[:many]])
-        weights = torch.cat(found).unflatten(0, (heads, size))
+            changes.append(self._through(laid)[tokens[:many]])
+        weights = torch.cat(changes).unflatten(0, (heads, size))
         laid = torch.zeros_like(output)
         laid[group, :, row] = output[group, :, row]
         step = slice(None, None, max(1, len(tokens) // _TRIED))
@@ -163,10 +163,10 @@ class _Behind:
         )  # fmt: skip
         laid[:, head] = torch.where((rows >= 0)[..., None], vectors[rows.clamp_min(0)], 0)
         through = self._through(laid.to(call.value.dtype))
-        found = through.new_zeros(call.key_tokens, through.shape[1])
+        summed = through.new_zeros(call.key_tokens, through.shape[1])
         kept = rows >= 0
-        found[rows[kept]] = through[self.tokens.to(rows.device)[kept]]
-        return found
+        summed[rows[kept]] = through[self.tokens.to(rows.device)[kept]]
+        return summed
 
     def _through(self, laid: Float[Tensor, "group head row feature"]) -> Table:
         """What an attention output adds to the stream, biases aside."""
@@ -182,10 +182,10 @@ def _on_tokens(
 ) -> Float[Tensor, "token head feature"]:
     """Value vectors on the tokens of the key state."""
     columns = call.column_tokens.to(vectors.device)
-    found = wide(vectors).new_zeros(call.key_tokens, vectors.shape[1], vectors.shape[3])
+    summed = wide(vectors).new_zeros(call.key_tokens, vectors.shape[1], vectors.shape[3])
     kept = columns >= 0
-    found[columns[kept]] = wide(vectors).transpose(1, 2)[kept]
-    return found
+    summed[columns[kept]] = wide(vectors).transpose(1, 2)[kept]
+    return summed
 
 
 def _join_tokens(graph: TokenGraph, state: State) -> Tensor:

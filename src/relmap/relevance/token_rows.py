@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relmap.relevance.padding import padding_of_states
 from relmap.relevance.traced_pass import RecordedPass
+from relmap.trace.batch_axis import tokens_of_examples
 from relmap.trace.graph import Activation, State, TokenGraph
 
 Table = Float[Tensor, "token width"]
@@ -57,12 +58,7 @@ def _axes(activation: Activation, rank: int) -> tuple[Tensor, list[int]]:
 
 def columns(graph: TokenGraph, state: State) -> list[Tensor]:
     """The first token of every example, the second, ...; -1 where an example has fewer."""
-    examples = graph.examples[state.index]
-    rows = [torch.nonzero(examples == example).flatten() for example in range(graph.batch)]
-    width = max((len(row) for row in rows), default=0)
-    table = torch.full((graph.batch, width), -1)
-    for example, row in enumerate(rows):
-        table[example, : len(row)] = row
+    table = tokens_of_examples(graph.examples[state.index], graph.batch)
     return list(table.to(graph.device()).unbind(1))
 
 

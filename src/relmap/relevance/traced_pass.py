@@ -22,24 +22,24 @@ from relmap.trace.graph import Activation, Bias, TokenGraph
 
 def activations_of(graph: TokenGraph, need: Need) -> list[Activation]:
     """The activations whose gradient, or relevance, a need stands for."""
-    found: list[Activation | None] = []
+    activations: list[Activation | None] = []
     match need:
         case (
             Need.ATTENTION | Need.ATTENTION_GRADIENT | Need.ATTENTION_RELEVANCE | Need.CONTRIBUTION
         ):
-            found += [attention.output for attention in graph.attentions]
+            activations += [attention.output for attention in graph.attentions]
         case Need.BIAS_GRADIENT:
-            found += [bias.output for bias in graph.biases or ()]
+            activations += [bias.output for bias in graph.biases or ()]
         case Need.JOIN_GRADIENT:
             for state in graph.states:
-                found += [state.residual, state.branch]
+                activations += [state.residual, state.branch]
         case Need.STREAM_GRADIENT | Need.TOKEN_RELEVANCE:
             for state in graph.states:
                 entering = state.kind in ("source", "concatenation")
-                found += [state.residual, state.stream if entering else None]
+                activations += [state.residual, state.stream if entering else None]
         case Need.GRAPH | Need.OUTPUT | Need.REPLAY:
             pass
-    return [one for one in found if one is not None]
+    return [one for one in activations if one is not None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,11 +118,11 @@ class RecordedPass:
         """
         if activation is None:
             return None
-        found = self.gradients.get(id(activation))
-        if found is None and id(activation) not in self.followed:
+        gradient = self.gradients.get(id(activation))
+        if gradient is None and id(activation) not in self.followed:
             able = [need for need in Need if need in GRADIENTS and self._covers(need, activation)]
             raise self._undeclared("reads a gradient", able)
-        return found
+        return gradient
 
     def relevance(self, activation: Activation | None) -> Tensor | None:
         """The relevance at a recorded activation; None where none arrives, or under a gradient.

@@ -193,14 +193,14 @@ def _is_tensor(value: Any, axes: int) -> TypeGuard[Tensor]:
 
 def _text_config(config: Any) -> Any:
     """The config that speaks of the text's positions, which may lie inside another one's."""
-    found = config.get_text_config() if hasattr(config, "get_text_config") else config
-    if isinstance(getattr(found, "max_position_embeddings", None), int):
-        return found
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if isinstance(getattr(text, "max_position_embeddings", None), int):
+        return text
     for name in getattr(config, "sub_configs", None) or ():
         inner = _text_config(getattr(config, name, None))
         if isinstance(getattr(inner, "max_position_embeddings", None), int):
             return inner
-    return found
+    return text
 
 
 def _position_table(network: nn.Module, positions: int) -> list[int]:

@@ -67,18 +67,18 @@ def read_audio(audio: Any, rate: int) -> np.ndarray:
         InputError: There is no such file, it is empty, or it cannot be read: wave files of whole
             numbers always can, others (FLAC, OGG, MP3) with soundfile, the extra `sound`.
     """
-    found = rate
+    given_rate = rate
     if isinstance(audio, str | os.PathLike):
-        samples, found = _open_sound(_existing_file(audio, "audio"))
+        samples, given_rate = _open_sound(_existing_file(audio, "audio"))
     elif isinstance(audio, Mapping):
         if not {"array", "sampling_rate"} <= set(audio):
             raise InputError("Audio as a mapping needs the keys 'array' and 'sampling_rate'.")
-        samples, found = _samples(audio["array"]), int(audio["sampling_rate"])
+        samples, given_rate = _samples(audio["array"]), int(audio["sampling_rate"])
     else:
         samples = _samples(audio)
     if samples.size == 0:
         raise InputError("The audio is empty: it holds no samples.")
-    return _resample(samples, found, rate)
+    return _resample(samples, given_rate, rate)
 
 
 def read_texts(text: Any) -> list[str]:
@@ -88,11 +88,11 @@ def read_texts(text: Any) -> list[str]:
         InputError: One is empty or no string.
     """
     texts = to_list(text, "text")
-    for index, one in enumerate(texts):
+    for index, sentence in enumerate(texts):
         where = f" (number {index} of the list)" if len(texts) > 1 else ""
-        if not isinstance(one, str):
-            raise InputError(f"A text is a string, not a {type(one).__name__}{where}.")
-        if not one.strip():
+        if not isinstance(sentence, str):
+            raise InputError(f"A text is a string, not a {type(sentence).__name__}{where}.")
+        if not sentence.strip():
             raise InputError(f"The text is empty{where}: there is no word to explain.")
     return texts
 
@@ -151,10 +151,10 @@ def check_kinds(given: Mapping[str, Any], taken: Mapping[str, Any]) -> None:
 def _existing_file(path: str | os.PathLike[str], what: str) -> Path:
     file = Path(path)
     try:
-        found = file.is_file()
+        exists = file.is_file()
     except (OSError, ValueError):  # a name that no file system takes
-        found = False
-    if not found:
+        exists = False
+    if not exists:
         kind = "a folder" if file.is_dir() else "not there"
         raise InputError(f"The {what} {str(path)!r} is {kind}: give the path of one {what} file.")
     return file
@@ -273,10 +273,10 @@ def _samples(audio: Any) -> np.ndarray:
     return samples
 
 
-def _resample(samples: np.ndarray, found: int, wanted: int) -> np.ndarray:
-    if found == wanted:
+def _resample(samples: np.ndarray, given: int, wanted: int) -> np.ndarray:
+    if given == wanted:
         return samples.astype(np.float32)
     # Band-limited: the spectrum is cut, or continued with zeros, and read at the new rate.
-    length = max(1, round(len(samples) * wanted / found))
+    length = max(1, round(len(samples) * wanted / given))
     spectrum = np.fft.rfft(samples)[: length // 2 + 1]
     return (np.fft.irfft(spectrum, length) * (length / len(samples))).astype(np.float32)

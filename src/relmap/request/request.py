@@ -59,10 +59,10 @@ class Request:
 
     def drawn(self) -> dict[str, Any]:
         """What drawing can use of the inputs: the pictures as the model saw them, the sound."""
-        found = {
+        inputs = {
             "image": pictures(self.model, self.arguments), "audio": self.given.get("audio")
         }  # fmt: skip
-        return {name: value for name, value in found.items() if value is not None}
+        return {name: value for name, value in inputs.items() if value is not None}
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def _followed(
 ) -> Iterator[Followed]:  # fmt: skip
     known: TokenGraph | None = None
     layouts: dict[str, Layout] = {}
-    for one, passed, reader in zip(resolved, passes, readers, strict=True):
+    for request, passed, reader in zip(resolved, passes, readers, strict=True):
         graph = passed.graph
         if graph is not known:
             known, layouts = graph, lay_out(asked.model, graph, asked.arguments)
@@ -155,7 +155,7 @@ def _followed(
         if recorded.tape is not None:
             again = Replay(asked.model.network, recorded.tape, partial(_values, reader))
             passed = replace(passed, replayed=again)
-        yield Followed(one, passed, layouts)
+        yield Followed(request, passed, layouts)
 
 
 def _values(reader: Choices, output: Any) -> Tensor:

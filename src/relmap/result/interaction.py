@@ -128,33 +128,33 @@ class Interaction:
 
         With an image and a text these are the words' maps over the picture, `.image.scores`.
         """
-        one, (rows, columns) = self[example], self.layout
-        tokens = one.layout[columns].content[0].nonzero().flatten()
-        labels = [one._label(columns, int(token)) for token in tokens]
-        scores = one.maps[0][:, tokens.to(one.maps.device)].transpose(0, 1)
+        single, (rows, columns) = self[example], self.layout
+        tokens = single.layout[columns].content[0].nonzero().flatten()
+        labels = [single._label(columns, int(token)) for token in tokens]
+        scores = single.maps[0][:, tokens.to(single.maps.device)].transpose(0, 1)
         return Attribution(
             scores={rows: scores},
-            layout={rows: one.layout[rows].repeat(len(labels))},
+            layout={rows: single.layout[rows].repeat(len(labels))},
             target=tuple(labels),
-            prediction=one.prediction * len(labels),
-            meta=one.meta,
+            prediction=single.prediction * len(labels),
+            meta=single.meta,
             inputs={
                 name: [value[0]] * len(labels) if len(value) == 1 else value
-                for name, value in one.inputs.items()
+                for name, value in single.inputs.items()
             },
         )
 
     def top(self, count: int = 5, example: int = 0) -> list[tuple[str, str, float]]:
         """The strongest pairs of content tokens of one example as (row, column, value)."""
-        one, (rows, columns) = self[example], self.layout
-        content = one.layout[rows].content[0][:, None] & one.layout[columns].content[0]
-        values = one.maps[0].detach().cpu().double().masked_fill(~content.cpu(), -torch.inf)
+        single, (rows, columns) = self[example], self.layout
+        content = single.layout[rows].content[0][:, None] & single.layout[columns].content[0]
+        values = single.maps[0].detach().cpu().double().masked_fill(~content.cpu(), -torch.inf)
         order = values.flatten().argsort(descending=True, stable=True)
         places = [
             divmod(int(at), values.shape[1]) for at in order[: min(count, int(content.sum()))]
         ]
         return [
-            (one._label(rows, row), one._label(columns, column), float(values[row, column]))
+            (single._label(rows, row), single._label(columns, column), float(values[row, column]))
             for row, column in places
         ]
 

@@ -34,29 +34,29 @@ def pieces(tokens: Sequence[str], special: Sequence[bool] | None = None) -> list
     flags = list(special) if special is not None else [False] * len(tokens)
     plain = [token for token, flag in zip(tokens, flags, strict=True) if not flag]
     spell = _spelling(plain)
-    found: list[Piece] = []
+    words: list[Piece] = []
     closed = True
     for token, flag in zip(tokens, flags, strict=True):
         if flag:
-            found.append(Piece(visible(token.strip()) or "·", True))
+            words.append(Piece(visible(token.strip()) or "·", True))
             closed = True
         else:
             text, opens, closes = spell(token)
-            found.append(Piece(_visible(text), opens or closed))
+            words.append(Piece(_visible(text), opens or closed))
             closed = closes
-    return found
+    return words
 
 
 def readable(layout: Layout, example: int = 0) -> list[Piece]:
     """The tokens of one example as people read them: the layout's own words, or cleaned tokens."""
     grey = (~layout.content[example]).tolist()
     tokens = layout.tokens[example] if layout.tokens else [str(at) for at in range(len(grey))]
-    found = pieces(tokens, grey)
+    known = pieces(tokens, grey)
     if layout.words is None:
-        return found
+        return known
     words = layout.words[example]
     return [
-        replace(p, text=visible(w.strip()) or p.text) for p, w in zip(found, words, strict=True)
+        replace(p, text=visible(w.strip()) or p.text) for p, w in zip(known, words, strict=True)
     ]
 
 

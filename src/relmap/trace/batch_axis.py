@@ -92,6 +92,20 @@ def _of_elements(draft: StateDraft, drafts: Sequence[StateDraft], batch: int) ->
     return torch.arange(math.prod(shape)) // math.prod(shape[axes[0] + 1 :]) % batch
 
 
+def tokens_of_examples(examples: Tensor, batch: int) -> Tensor:
+    """Token numbers as (example, token), of which example each token is; -1 where one has fewer.
+
+    Example:
+        >>> tokens_of_examples(torch.tensor([0, 1, 0]), 2).tolist()
+        [[0, 2], [1, -1]]
+    """
+    rows = [torch.nonzero(examples == example).flatten() for example in range(batch)]
+    table = torch.full((batch, max((len(row) for row in rows), default=0)), -1)
+    for example, row in enumerate(rows):
+        table[example, : len(row)] = row
+    return table
+
+
 def _batch_axes(
     states: Sequence[State], attentions: Sequence[Attention], batch: int
 ) -> list[list[int]]:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from relmap.trace.batch_axis import tokens_of_examples
 from relmap.trace.graph import Attention, Source, State
 from relmap.trace.tags import StateDraft
 from relmap.trace.tracing import Recorded
@@ -29,7 +30,7 @@ def find_sources(
             continue
         names = tuple(sorted(state.names, key=lambda name: order[name]))
         report, beside = _with_learned(state, states, attentions)
-        tokens = _arrange(report, examples[report.index], batch)
+        tokens = tokens_of_examples(examples[report.index], batch)
         tokens, elements = _in_input_order(tokens, _elements(report, state, beside, tokens))
         grid, cells = _grid(draft, state, batch)
         patches = None
@@ -104,16 +105,6 @@ def _read_otherwise(
         for link in one.links
     )
     return linked or any(state.index in (one.query_state, one.key_state) for one in attentions)
-
-
-def _arrange(state: State, examples: Tensor, batch: int) -> Tensor:
-    """Token numbers as (batch, token), -1 where an example has fewer tokens."""
-    rows = [torch.nonzero(examples == example).flatten() for example in range(batch)]
-    width = max((len(row) for row in rows), default=0)
-    tokens = torch.full((batch, width), -1)
-    for example, row in enumerate(rows):
-        tokens[example, : len(row)] = row
-    return tokens
 
 
 def _elements(report: State, source: State, chain: list[State], tokens: Tensor) -> Tensor:
