@@ -16,7 +16,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile, gradient_weighted, head_mean
+from relmap.relevance.attention_maps import Tile, gradient_weighted, head_mean, mean_over_heads
 from relmap.relevance.join_weights import row_normalized
 from relmap.relevance.rows import PropagationRule, RecordedPass, mixing
 from relmap.trace.graph import Attention, Link, State, TokenGraph
@@ -70,7 +70,7 @@ def attention_flow(
 
 def _gradient(tile: Tile) -> Tensor:
     assert tile.gradient is not None
-    return tile.gradient.clamp_min(0).mean(dim=1)
+    return mean_over_heads(tile, tile.gradient.clamp_min(0))
 
 
 _MIXES: dict[str, Callable[[Tile], Tensor]] = {

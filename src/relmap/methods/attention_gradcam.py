@@ -8,7 +8,7 @@ from typing import Literal
 from torch import Tensor
 
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile, wide
+from relmap.relevance.attention_maps import Tile, require_all_heads, wide
 from relmap.relevance.one_layer import read_layer
 from relmap.relevance.rows import RecordedPass
 from relmap.relevance.streams import made_by_inputs
@@ -34,6 +34,7 @@ def attention_gradcam(
     made = made_by_inputs(passed.graph)
 
     def mix(one: RecordedPass, call: Attention) -> Callable[[Tile], Tensor]:
+        require_all_heads(call)
         if pool == "row":
             return _row_pool(call, made[call.key_state])
         return _matrix_pool(one, call)

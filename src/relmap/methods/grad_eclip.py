@@ -27,6 +27,7 @@ from relmap.relevance.attention_maps import (
     gradient_rows,
     mixes_itself,
     open_pairs,
+    require_all_heads,
     value_heads,
 )
 from relmap.relevance.padding import padding_of_states
@@ -62,6 +63,7 @@ def grad_eclip(
 
     Raises:
         InputError: the target reads no residual stream, or queries and keys are unknown.
+        TraceError: the last attention computes its heads in several calls.
     """
     relevance: dict[int, Tensor] = {}
     for read_out in read_outs(passed):
@@ -88,6 +90,7 @@ def _last_calls(passed: RecordedPass, read_out: ReadOut) -> list[tuple[Block | N
 def _scores(
     passed: RecordedPass, block: Block | None, call: Attention, single_head: bool, similarity: bool
 ) -> Tensor:
+    require_all_heads(call)
     replay = passed.replay
     output = _with_one_head(call) if single_head else replay.value(call.output)
     with torch.enable_grad():

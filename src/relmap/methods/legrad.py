@@ -114,7 +114,7 @@ def _received(passed: RecordedPass, call: Attention, gradient: Tensor) -> Tensor
     for rows in torch.arange(queries, device=laid.device).split(size):
         part = gradient_rows(call, laid, rows).clamp_min(0)
         readable = open_pairs(call, rows)
-        part = (part if readable is None else part * readable).mean(dim=1)
+        part = (part if readable is None else part * readable).mean(dim=1) * call.share
         real = (call.row_tokens[:, rows.to(call.row_tokens.device)] >= 0).to(part.device)
         total = total + torch.einsum("grk,gr->gk", part, real.to(part.dtype))
     assert isinstance(total, Tensor)

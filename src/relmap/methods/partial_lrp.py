@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile
+from relmap.relevance.attention_maps import Tile, mean_over_heads
 from relmap.relevance.one_layer import read_layer
 from relmap.relevance.rows import RecordedPass
 
@@ -33,6 +33,6 @@ def partial_lrp(
         if gradient:
             assert tile.gradient is not None
             own = own * tile.gradient
-        return (own.clamp_min(0) if clamp else own).mean(dim=1)
+        return mean_over_heads(tile, own.clamp_min(0) if clamp else own)
 
     return read_layer(passed, layer, lambda one, call: mixed, gradient)

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from relmap.errors import InputError
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile, wide
+from relmap.relevance.attention_maps import Tile, mean_over_heads, require_all_heads, wide
 from relmap.relevance.join_weights import both_scaled
 from relmap.relevance.maps import Maps, carry_maps, gather
 from relmap.relevance.padding import padding_of_states
@@ -143,10 +143,11 @@ class _Measured:
         assert tile.gradient is not None
         mixed = tile.gradient.clamp_min(0) * tile.probabilities
         weights = self._weights_of(tile.attention)
-        return (mixed if weights is None else mixed * weights.to(mixed)).mean(dim=1)
+        return mean_over_heads(tile, mixed if weights is None else mixed * weights.to(mixed))
 
     def _mixed_by_mean(self, tile: Tile) -> Float[Tensor, "group row key"]:
         assert tile.gradient is not None
+        require_all_heads(tile.attention)
         mixed = tile.gradient.clamp_min(0).mean(dim=1) * tile.probabilities.mean(dim=1)
         weights = self._weights_of(tile.attention)
         return mixed if weights is None else mixed * weights[:, 0].to(mixed)

@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from relmap.methods import METHODS
-from relmap.relevance.attention_maps import Tile, attention_rows
+from relmap.relevance.attention_maps import Tile, attention_rows, mean_over_heads
 from relmap.relevance.join_weights import added_up, row_normalized
 from relmap.relevance.one_layer import read_layer
 from relmap.relevance.rows import PropagationRule, RecordedPass, push_rows, stream_layers
@@ -61,7 +61,7 @@ def transformer_attribution(
         if gradient:
             assert tile.gradient is not None
             own = own * tile.gradient
-        return own.clamp_min(0).mean(dim=1)
+        return mean_over_heads(tile, own.clamp_min(0))
 
     def within_streams(tile: Tile) -> Tensor:
         call = tile.attention

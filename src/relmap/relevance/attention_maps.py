@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from relmap.errors import TraceError
 from relmap.trace.graph import Activation, Arrangement, Attention
 
 STABILIZER = 1e-9
@@ -58,7 +59,9 @@ def attention_rows(
     query, key = attention.query, attention.key
     assert query is not None
     assert key is not None
-    scores = _product(wide(query[:, :, rows]), wide(key)) * (attention.scale or 1.0)
+    scores = _product(wide(query[:, :, rows]), wide(key))
+    if attention.scale is not None:
+        scores = scores * attention.scale
     if attention.causal:
         columns = torch.arange(key.shape[2], device=rows.device)
         scores = scores.masked_fill(columns > rows[:, None], -math.inf)
@@ -140,20 +143,40 @@ def tiles(
         yield Tile(attention, part, probabilities, gradient)
 
 
+def mean_over_heads(
+    tile: Tile, values: Float[Tensor, "group head row key"]
+) -> Float[Tensor, "group row key"]:
+    """A call's part of the mean over all heads of its attention, which may be in several calls."""
+    return values.mean(dim=1) * tile.attention.share
+
+
+def require_all_heads(call: Attention) -> None:
+    """Refuse a call that holds some of the heads of its attention where all are needed at once.
+
+    Raises:
+        TraceError: the heads of the attention are computed in several calls.
+    """
+    if call.share < 1:
+        raise TraceError(
+            f"this method needs all heads of an attention at once, and {call.module} computes them "
+            "in several calls; compute them in one, or use genatt"
+        )
+
+
 def clamped_head_mean(tile: Tile) -> Float[Tensor, "group row key"]:
     """E_h[max(A, 0)]: as `head_mean` for attention, the positive part alone for relevance."""
-    return tile.probabilities.clamp_min(0).mean(dim=1)
+    return mean_over_heads(tile, tile.probabilities.clamp_min(0))
 
 
 def head_mean(tile: Tile) -> Float[Tensor, "group row key"]:
     """E_h[A]: the attention of some rows, averaged over heads."""
-    return tile.probabilities.mean(dim=1)
+    return mean_over_heads(tile, tile.probabilities)
 
 
 def gradient_weighted(tile: Tile) -> Float[Tensor, "group row key"]:
     """E_h[(A * dA)+]: clamped first, then averaged over heads (GenAtt eq. 5, WRA eq. 2)."""
     assert tile.gradient is not None
-    return (tile.probabilities * tile.gradient).clamp_min(0).mean(dim=1)
+    return mean_over_heads(tile, (tile.probabilities * tile.gradient).clamp_min(0))
 
 
 def per_token(values: Tensor, activation: Activation, count: int) -> Float[Tensor, " token"]:

@@ -16,6 +16,7 @@ from relmap.trace.graph import Activation, Attention, Link, State, StateKind, To
 from relmap.trace.labels import Labels
 from relmap.trace.mixers import regrouped
 from relmap.trace.operations.biases import freeze_biases
+from relmap.trace.operations.heads import share_of_heads
 from relmap.trace.recorder import Recorder
 from relmap.trace.sources import find_sources
 from relmap.trace.tags import AttentionDraft, StateDraft
@@ -174,5 +175,6 @@ def _freeze_attention(
         output=draft.output,
         output_arrangement=draft.arrangement,
         module=draft.module,
+        share=share_of_heads(draft),
         **cast(Any, draft.arrays),
     )

@@ -84,6 +84,9 @@ class Attention:
     the key state; `row_copies` says how many rows each query token has in this call where some have
     more than one.
 
+    `share` is below 1 where an attention is computed in several calls, some heads in each: how
+    large a part of all its heads the call makes, so that means over heads are sums of shares.
+
     A *mixer* is a part of the network that mixes tokens by something else: it has no map and no
     values, `entered` holds the tokens as they went in, and `output` those that came out.
 
@@ -113,6 +116,7 @@ class Attention:
     value_output: Activation | None = None
     lay_values: Callable[[Tensor], Tensor] | None = None
     entered: tuple[Activation, ...] = ()
+    share: float = 1.0
 
     @property
     def is_mixer(self) -> bool:

@@ -103,7 +103,10 @@ class StateDraft:
 
 @dataclass(eq=False)
 class AttentionDraft:
-    """An attention call while it is being recorded (see `relmap.trace.graph.Attention`)."""
+    """An attention call while it is being recorded (see `relmap.trace.graph.Attention`).
+
+    `heads_with` are the calls whose heads are heads of the same attention, itself among them.
+    """
 
     index: int
     query: Tokens
@@ -115,6 +118,7 @@ class AttentionDraft:
     arrays: dict[str, object]
     module: str = ""
     nodes: tuple[Node, ...] = ()
+    heads_with: tuple[AttentionDraft, ...] = ()
 
 
 @dataclass(slots=True, eq=False)

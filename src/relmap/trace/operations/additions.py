@@ -17,6 +17,7 @@ from relmap._torch_private import version_of
 from relmap.trace.ancestry import scrambled
 from relmap.trace.calls import Call, along, move_pair
 from relmap.trace.labels import Labels
+from relmap.trace.operations import heads
 from relmap.trace.tags import (
     FOLDED,
     Pair,
@@ -94,6 +95,8 @@ def add_tokens(call: Call, tensors: tuple[Tensor, Tensor], left: Tokens, right: 
     left, right = settled_apart(notebook, tensors, *as_tokens(notebook, tensors, left, right))
     if left.pending and right.pending:
         if left.state is right.state or left.labels.same_as(right.labels):
+            if not heads.added([left.pending, right.pending]):
+                return call.lost(heads.TWICE)
             both = union(left.pending, right.pending)
             node = notebook.node(left.node, right.node)
             return Tokens(left.state, left.labels.broadcast_to(call.shape), node, both)
@@ -154,9 +157,7 @@ def _beside(branch: Tokens, other: Tokens) -> bool:
     )
 
 
-def _join_beside(
-    call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens
-) -> Tokens:
+def _join_beside(call: Call, tensors: tuple[Tensor, Tensor], branch: Tokens, other: Tokens) -> Tag:
     """X + a(x) + b(x): both attentions end in one join."""
     assert branch.pending is not None
     state, labels = other.state, other.labels.broadcast_to(call.shape)
@@ -165,6 +166,8 @@ def _join_beside(
     if first is not None and first.value is not None and second.value is not None:
         total = first.value + second.value
         state.branch = replace(second, value=total, version=version_of(total))
+    if not heads.added([Pending(tuple(state.attentions)), branch.pending]):
+        return call.lost(heads.TWICE)
     state.attentions = [*state.attentions, *branch.pending.attentions]
     state.stream = activation(call.result, labels, value=False)
     return Tokens(state, labels, call.notebook.node(branch.node, other.node))

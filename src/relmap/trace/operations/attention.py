@@ -66,13 +66,18 @@ def scaled_dot_product_attention(call: Call) -> Any:
         "value": _grouped(v.detach(), lead, layout),
         "mask": None if mask is None else _mask(mask.detach(), lead, layout, q, k),
         "causal": bool(call.argument(5, "is_causal", False)),
-        "scale": call.argument(6, "scale", None) or 1 / math.sqrt(q.shape[-1]),
+        "scale": _scale(call.argument(6, "scale", None), q.shape[-1]),
     }
     if notebook.taped:
         arrays |= _values_again(v, found[2], lambda tensor: _grouped(tensor, lead, layout))
     labels = Labels(tuple(output.shape), rows.labels.values.unsqueeze(-1), folded=True)
     notebook.attach(output, _record(notebook, sides, layout, (output, labels, layout), arrays))
     return output
+
+
+def _scale(given: float | None, width: int) -> float:
+    """The scale of the scores, which may be zero."""
+    return 1 / math.sqrt(width) if given is None else given
 
 
 def _run_kernel(call: Call) -> Tensor:

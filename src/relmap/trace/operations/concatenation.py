@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relmap.trace.calls import Call
 from relmap.trace.labels import NO_TOKEN, Labels, concatenate
+from relmap.trace.operations import heads
 from relmap.trace.tags import Lost, Pair, Parts, Pending, Tag, Tokens, activation, is_floating
 
 
@@ -113,7 +114,11 @@ def _same_state(call: Call, tensors: list[Tensor], known: list[Tokens], axis: in
         known = [call.notebook.settle(tag) for tag in known]
         if len({id(tag.state) for tag in known}) > 1:
             return _joint(call, tensors, list(known), axis)
-    if pending is None and _aligned(known) and axis not in known[0].labels.varying:
+    features = _aligned(known) and axis not in known[0].labels.varying
+    beside = [tag.pending for tag in known if tag.pending]
+    if pending and features and not heads.side_by_side(beside):
+        return call.lost(heads.TWICE)
+    if pending is None and features:
         return Tokens(known[0].state, Labels(call.shape, known[0].labels.values), node)
     joined = concatenate([tag.labels for tag in known], axis)
     return Tokens(known[0].state, joined, node, pending)
