@@ -21,7 +21,7 @@ import re
 import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from types import SimpleNamespace
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_type_hints
 
@@ -63,6 +63,8 @@ class Entry(Generic[T]):
     aliases: tuple[str, ...] = ()
     about: str = ""
     reference: str = ""
+    renamed: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Old names of options, which answer for one version, and what they are called now."""
 
     @classmethod
     def read(cls, declared: Mapping[str, Any]) -> dict[str, Any]:
@@ -89,6 +91,27 @@ class Entry(Generic[T]):
         """
         scope = getattr(inspect.unwrap(self.function), "__globals__", {})
         return {name: _resolved(one.annotation, scope) for name, one in self.options.items()}
+
+    def now_called(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
+        """Chosen options under the names that they have now; an old name is told.
+
+        Raises:
+            InputError: An option is chosen under both of its names.
+        """
+        named: dict[str, Any] = {}
+        for name, value in chosen.items():
+            new = self.renamed.get(name, name)
+            if new != name:
+                if new in chosen:
+                    raise InputError(f"{self.name}: {name!r} is the old name of {new!r}: give one")
+                warnings.warn(
+                    f"{self.name}: the option {name!r} is called {new!r}, and its old name goes "
+                    "with the next version",
+                    DeprecationWarning,
+                    stacklevel=2,
+                )
+            named[new] = value
+        return named
 
     def check_options(self, chosen: Mapping[str, Any]) -> dict[str, Any]:
         """The options in the types that the function says, before anything is computed.
@@ -180,11 +203,18 @@ class Registry(Generic[E]):
         self._lock = threading.RLock()
 
     def register(
-        self, name: str, *, aliases: Sequence[str] = (), reference: str = "", **declared: Any
+        self,
+        name: str,
+        *,
+        aliases: Sequence[str] = (),
+        reference: str = "",
+        renamed: Mapping[str, str] | None = None,
+        **declared: Any,
     ) -> Callable[[F], F]:
         """Decorator that files a function under `name` (kebab case) and returns it unchanged.
 
-        `declared` are the fields of the room's entry class.
+        `declared` are the fields of the room's entry class; `renamed` are old names of options,
+        each with the name that it has now.
 
         Raises:
             InputError: The name is not in kebab case, or another function has it; a keyword is
@@ -205,6 +235,7 @@ class Registry(Generic[E]):
                     aliases=tuple(_spelling(alias) for alias in aliases),
                     about=documentation.partition("\n")[0],
                     reference=reference,
+                    renamed=dict(renamed or {}),
                     **self.entry.read(declared),
                 )
                 operands = entry.called_with()
@@ -219,15 +250,15 @@ class Registry(Generic[E]):
         return decorate
 
     def _check_keywords(self, name: str, declared: dict[str, Any]) -> None:
-        common = {field.name for field in fields(Entry)}
-        known = {field.name: field for field in fields(self.entry) if field.name not in common}
-        listed = ", ".join(("aliases", "reference", *known))
+        common = {one.name for one in fields(Entry)}
+        known = {one.name: one for one in fields(self.entry) if one.name not in common}
+        listed = ", ".join(("aliases", "reference", "renamed", *known))
         for keyword in declared:
             if keyword not in known:
-                hint = suggestion(keyword, ("aliases", "reference", *known))
+                hint = suggestion(keyword, ("aliases", "reference", "renamed", *known))
                 raise self._refusal(name, f"there is no keyword {keyword!r}.{hint} Known: {listed}")
-        for keyword, field in known.items():
-            required = field.default is MISSING and field.default_factory is MISSING
+        for keyword, declaration in known.items():
+            required = declaration.default is MISSING and declaration.default_factory is MISSING
             if required and keyword not in declared:
                 raise self._refusal(name, f"it must declare {keyword}=; see {self.package}")
 
@@ -256,9 +287,10 @@ class Registry(Generic[E]):
         """
         name, _, written = text.partition(":")
         entry = self.get(name)
-        known = [*entry.options, *more]
+        known = [*entry.options, *more, *entry.renamed]
         parts = split_options(written)
-        return entry, read_options(parts, f"{entry.name} in {text!r}", known)
+        options = read_options(parts, f"{entry.name} in {text!r}", known)
+        return entry, entry.now_called(options)
 
     def names(self) -> list[str]:
         """Every name, sorted."""

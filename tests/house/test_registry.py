@@ -260,3 +260,18 @@ def test_a_missing_extra_is_one_sentence_with_the_command(extra):
         f"relmap's {EXTRAS[extra]} need the extra '{extra}': pip install 'relmap[{extra}]'"
     )
     assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
+def test_an_option_with_a_new_name_answers_to_the_old_one(room):
+    plants = room()
+
+    @plants.register("elm", tall=True, renamed={"years": "age"})
+    def elm(seed, *, age=1):
+        """A tree."""
+
+    with pytest.warns(DeprecationWarning, match="'years' is called 'age'"):
+        entry, options = plants.read("elm:years=5")
+    assert entry.check_options(options) == {"age": 5}
+    assert "years" not in entry.options
+    with pytest.raises(InputError, match="'years' is the old name of 'age'"):
+        plants.read("elm:years=5,age=6")

@@ -122,7 +122,7 @@ def test_clip_surgery_is_both_surgeries(architecture, features, blocks):
     scale = float(network.logit_scale.detach().exp())
     found = relmap.explain(
         network, method="clip-surgery", architecture=architecture, features=features is not None,
-        redundancy=features or "mean", blocks=blocks, **inputs,
+        redundancy=features or "mean", layers=blocks, **inputs,
     )  # fmt: skip
     images = [towers.clip_image(network, repeated, index) for index in range(3)]
     wanted = surgery(images, architecture, features, blocks, scale)
@@ -272,7 +272,7 @@ REFUSALS = [
     ("BERT", "clip-surgery", {}, "image tower"),
     ("LLaVA", "clip-surgery", {}, "image tower"),
     ("DETR", "maskclip", {}, "learned queries"),
-    ("ViT", "clip-surgery", {"blocks": 0}, "at least 1"),
+    ("ViT", "clip-surgery", {"layers": 0}, "at least 1"),
     ("ViT", "integrated-gradients", {"steps": 0}, "at least 1"),
     ("ViT", "occlusion", {"window": 0}, "at least 1"),
     ("ViT", "legrad", {"layers": -1}, "0 for all"),

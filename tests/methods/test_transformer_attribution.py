@@ -65,25 +65,25 @@ OPTIONS = {
     "normalize": {"normalize": True},
     "start_layer=1": {"start_layer": 1},
     "start_layer=-1": {"start_layer": -1},
-    "first": {"blocks": "first"},
-    "last": {"blocks": "last"},
+    "first": {"layers": "first"},
+    "last": {"layers": "last"},
     "no gradient": {"gradient": False},
     "no relevance": {"relevance": False},
     "neither": {"gradient": False, "relevance": False},
-    "first, no gradient, normalized": {"blocks": "first", "gradient": False, "normalize": True},
+    "first, no gradient, normalized": {"layers": "first", "gradient": False, "normalize": True},
 }
 
 
 def literal(
-    layers, *, start_layer=0, blocks="all", normalize=False, gradient=True, relevance=True
+    recorded, *, start_layer=0, layers="all", normalize=False, gradient=True, relevance=True
 ):  # fmt: skip
-    start = start_layer if start_layer >= 0 else len(layers) + start_layer
-    product = torch.eye(layers[0][0].shape[-1], dtype=torch.float64)
-    for number, (a, r, d) in enumerate(layers):
+    start = start_layer if start_layer >= 0 else len(recorded) + start_layer
+    product = torch.eye(recorded[0][0].shape[-1], dtype=torch.float64)
+    for number, (a, r, d) in enumerate(recorded):
         if number < start:
             continue
         mixed = torch.zeros_like(a)
-        if blocks == "all" or number == (0 if blocks == "first" else len(layers) - 1):
+        if layers == "all" or number == (0 if layers == "first" else len(recorded) - 1):
             mixed = (r if relevance else a) * (d if gradient else 1)
         mixed = mixed.clamp_min(0).mean(0) + torch.eye(a.shape[-1], dtype=a.dtype)
         product = (mixed / mixed.sum(-1, keepdim=True) if normalize else mixed) @ product
@@ -279,6 +279,23 @@ def test_gradients_need_not_be_on(vision, method, backward):
         assert torch.equal(explained(network, images, method, backward=backward), wanted)
     frozen = copy.deepcopy(network).requires_grad_(False)
     assert torch.equal(explained(frozen, images, method, backward=backward), wanted)
+
+
+@pytest.mark.parametrize(
+    "method", ["transformer-attribution", "transformer-attribution:blocks=last"]
+)
+def test_the_old_name_of_an_option_is_told(vision, method):
+    network, images = vision
+    old = {} if ":" in method else {"blocks": "last"}
+    with pytest.warns(DeprecationWarning, match="'blocks' is called 'layers'"):
+        found = relmap.explain(
+            network, pixels=images, target=1, method=method, backward="deep-taylor", **old
+        ).scores["pixels"]
+    wanted = relmap.explain(
+        network, pixels=images, target=1, method="transformer-attribution",
+        backward="deep-taylor", layers="last",
+    ).scores["pixels"]  # fmt: skip
+    assert torch.equal(found, wanted)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -3,6 +3,9 @@
 A method is a function from a recorded pass to the relevance that reached every state (token
 numbers of that state); its keyword-only parameters are its options. What it reads of the pass it
 declares as its `needs` (see `Need`): what is not declared is not there, and asking for it an error.
+
+Options about layers have three names: `start_layer` is the first that counts, `layer` a single one,
+`layers` says which. Numbers count attention layers within a stream, negative ones from its end.
 """
 
 from __future__ import annotations

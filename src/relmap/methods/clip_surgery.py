@@ -38,18 +38,19 @@ _EMBEDDINGS = (("image_embeds", "text_embeds"), ("image_features", "text_feature
     needs=("graph", "replay"),
     target_dependent=True,
     requires="an image tower that the target reads, alone (CLIP, ViT)",
+    renamed={"blocks": "layers"},
 )
 def clip_surgery(
     passed: RecordedPass,
     *,
     architecture: bool = True,
     features: bool = True,
-    blocks: int = 6,
+    layers: int = 6,
     redundancy: Literal["mean", "last"] = "mean",
 ) -> dict[int, Tensor]:
     """How much each patch looks like the text, on a path where tokens read what is like them.
 
-    `architecture` takes the last `blocks` blocks (the paper: 6; all, where there are fewer) on the
+    `architecture` takes the last `layers` layers (the paper: 6; all, where there are fewer) on the
     second path, with the values of the first; off, the tokens are the model's own. `features` takes
     out what all texts given for the same image share: give one image with the texts that compete,
     `image=picture, text=["a cat", "a dog", "grass"]`; each row of the result is one of them and
@@ -62,15 +63,15 @@ def clip_surgery(
     interactive segmentation.
 
     Raises:
-        InputError: `blocks` is below 1, or the target reads no image tower.
+        InputError: `layers` is below 1, or the target reads no image tower.
     """
-    if blocks < 1:
-        raise InputError(f"blocks={blocks}: give at least 1")
+    if layers < 1:
+        raise InputError(f"layers={layers}: give at least 1")
     rows: dict[int, Tensor] = {}
     images, others = _towers(passed)
     for read_out in images:
         tokens = (
-            _second_path(passed, read_out, blocks) if architecture else _tokens(passed, read_out)
+            _second_path(passed, read_out, layers) if architecture else _tokens(passed, read_out)
         )
         scores = _read(passed, read_out, tokens)
         if features:

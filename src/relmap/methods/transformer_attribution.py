@@ -32,13 +32,14 @@ from relmap.trace.graph import TokenGraph
     needs=("attention", "attention-gradient", "attention-relevance"),
     target_dependent=True,
     backward="deep-taylor",
+    renamed={"blocks": "layers"},
 )
 def transformer_attribution(
     passed: RecordedPass,
     *,
     start_layer: int = 0,
     normalize: bool = False,
-    blocks: Literal["all", "first", "last"] = "all",
+    layers: Literal["all", "first", "last"] = "all",
     gradient: bool = True,
     relevance: bool = True,
 ) -> dict[int, Tensor]:
@@ -46,13 +47,13 @@ def transformer_attribution(
 
     `start_layer` skips the first layers: the authors evaluate ViT at 1 and BERT-base at 11 (its
     last layer). `normalize` divides the rows of I + E by their sum (their BERT code; ViT and
-    VisualBERT have it off). The ablations of the paper: `blocks` takes one layer alone, "first"
+    VisualBERT have it off). The ablations of the paper: `layers` takes one layer alone, "first"
     next to the input or "last" next to the output; `gradient=False` drops dA; `relevance=False`
     has A in the place of R_A. Use it for image and text classifiers with one read-out token; it
     costs two and a half times GenAtt, to which it is close in faithfulness.
     """
     graph = passed.graph
-    chosen = _calls_of(graph, blocks)
+    chosen = _calls_of(graph, layers)
 
     def weighted(tile: Tile) -> Tensor:
         if tile.attention.index not in chosen:
@@ -78,9 +79,9 @@ def transformer_attribution(
     return found
 
 
-def _calls_of(graph: TokenGraph, blocks: str) -> set[int]:
+def _calls_of(graph: TokenGraph, which: str) -> set[int]:
     """The attention calls of every layer, or of each stream's first or last."""
-    if blocks == "all":
+    if which == "all":
         return {call.index for call in graph.attentions}
     layers = stream_layers(graph)
     depth: dict[int, int] = {}
@@ -89,6 +90,6 @@ def _calls_of(graph: TokenGraph, blocks: str) -> set[int]:
     return {
         index
         for state, (root, layer) in layers.items()
-        if layer == (0 if blocks == "first" else depth[root])
+        if layer == (0 if which == "first" else depth[root])
         for index in graph.states[state].attentions
     }

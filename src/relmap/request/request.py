@@ -172,7 +172,8 @@ def _separate(
         InputError: a keyword is neither, or both; inputs of both kinds were mixed.
     """
     forward = forward_names(model.network)
-    options = METHODS.options(method)
+    entry = METHODS.get(method)
+    options = {**entry.options, **dict.fromkeys(entry.renamed)}
     friendly = [name for name in FRIENDLY if name not in forward or _prepares(model)]
     given: dict[str, Any] = {}
     chosen: dict[str, Any] = {}
@@ -193,7 +194,7 @@ def _separate(
                 f"{name!r} is neither an input of {model.name} nor an option of {method}: "
                 + _known(forward, friendly, options)
             )
-    return given, chosen
+    return given, entry.now_called(chosen)
 
 
 def _known(forward: tuple[str, ...], friendly: list[str], options: Mapping[str, Any]) -> str:
