@@ -153,7 +153,7 @@ def _followed(
         padding = mark_padding(graph, layouts)
         passed = replace(passed, padding=padding, given=asked.arguments, method=asked.entry.name)
         if recorded.tape is not None:
-            again = Replay(asked.model.network, recorded.tape, partial(_values, reader))
+            again = Replay(recorded.network, recorded.tape, partial(_values, reader))
             passed = replace(passed, replayed=again)
         yield Followed(request, passed, layouts)
 

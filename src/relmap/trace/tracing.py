@@ -1,13 +1,15 @@
 """One recorded forward pass: the network is watched, then left exactly as it was.
 
-Everything done to the network happens in `recording` and is undone when it ends: parameters are
-frozen, the network is in eval mode, fused fast paths that hide attention are off, compilation is
-off. One pass runs at a time; threads take turns.
+Nothing is done to the network: a stand-in on the same weights runs, in evaluation mode and without
+gradients of weights. While any pass lasts, fused fast paths that hide attention and compilation are
+off; what else a process does meanwhile is slower for it, and not wrong. Threads may record, and
+train, at the same time.
 """
 
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -24,15 +26,15 @@ from relmap.trace.mixers import watching_modules
 from relmap.trace.operations.registered import OPERATIONS
 from relmap.trace.recorder import Recorder, Run
 from relmap.trace.replay.tape import Tape, TapedRecorder
+from relmap.trace.stand_in import stand_in
 from relmap.trace.tags import is_floating
-
-_TURNS = threading.RLock()
 
 
 @dataclass(frozen=True, eq=False)
 class Recorded:
-    """A forward pass: the recorder with its drafts, and what the network returned."""
+    """A forward pass: the stand-in that ran, the recorder with its drafts, and what it returned."""
 
+    network: nn.Module
     recorder: Recorder
     output: Any
     inputs: dict[str, Tensor]
@@ -55,14 +57,10 @@ def recording(
     check_network(network)
     OPERATIONS.discover()
     settings = _Settings(keep_values, interception, keep_biases, taped, strict)
-    with _TURNS, ExitStack() as stack:
-        modules = list(network.modules())
-        stack.enter_context(evaluating(modules))
-        stack.enter_context(_frozen(modules))
-        stack.enter_context(_without_fast_path())
+    with ExitStack() as stack:
+        stack.enter_context(_SWITCHES.off())
         stack.enter_context(torch.enable_grad())
-        stack.enter_context(_uncompiled())
-        yield _recorded(stack, network, inputs, settings)
+        yield _recorded(stack, stand_in(network), inputs, settings)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +121,7 @@ def _run(
     watched = watching_modules(recorder, network) if settings.modules else nullcontext()
     with watched, recorder:
         output = network(**arguments)
-    return Recorded(recorder, output, tagged, tape)
+    return Recorded(network, recorder, output, tagged, tape)
 
 
 def without_attention(recorder: Recorder) -> str:
@@ -214,17 +212,35 @@ def evaluating(modules: Sequence[nn.Module]) -> Iterator[None]:
             module.training = True
 
 
-@contextmanager
-def _frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
-    """Parameters without gradient: the backward pass computes no weight gradients."""
-    asked = [parameter for parameter in _parameters(modules) if parameter.requires_grad]
-    for parameter in asked:
-        parameter.requires_grad_(False)
-    try:
-        yield
-    finally:
-        for parameter in asked:
-            parameter.requires_grad_(True)
+class _Switches:
+    """What is off in the whole process while any pass is recorded, and as it was when none is."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._passes = 0
+        self._before = ExitStack()
+
+    @contextmanager
+    def off(self) -> Iterator[None]:
+        """Fused fast paths and compilation off while the block lasts."""
+        with self._lock:
+            if self._passes == 0:
+                self._before.enter_context(_without_fast_path())
+                self._before.enter_context(torch.compiler.set_stance("force_eager"))
+            self._passes += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._passes -= 1
+                if self._passes == 0:
+                    self._before.close()
+
+    def forked(self) -> None:
+        """In a child: whoever held the lock, or was in a pass, is not there."""
+        self._lock = threading.Lock()
+        self._passes = 0
+        self._before.close()
 
 
 @contextmanager
@@ -237,7 +253,6 @@ def _without_fast_path() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
-@contextmanager
-def _uncompiled() -> Iterator[None]:
-    with torch.compiler.set_stance("force_eager"):
-        yield
+_SWITCHES = _Switches()
+if hasattr(os, "register_at_fork"):  # not everywhere
+    os.register_at_fork(after_in_child=_SWITCHES.forked)
