@@ -8,18 +8,20 @@ file only puts the parts in their order.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from relmap.backwards import Backward
 from relmap.errors import InputError, RelmapError, TraceError
 from relmap.methods import METHODS
 from relmap.relevance.attention_maps import wide
 from relmap.relevance.rows import RecordedPass
+from relmap.request.compatibility import choose_backward
 from relmap.request.layouts import provenance
 from relmap.request.request import Followed, Request, following, read_request
 from relmap.result.attribution import Attribution
@@ -39,13 +41,15 @@ def explain(
     target: Any = None,
     method: str | None = None,
     backward: str | Backward | None = None,
-    **inputs: Any,
+    inputs: Any = None,
+    **given: Any,
 ) -> Attribution:
     """The relevance of every input token for one number of a model's output.
 
-    `model` is a torch module, a transformers pipeline, or what `relmap.load` returns. `inputs` are
-    the forward's own arguments (a processor's dict works), or `image=`, `text=`, `audio=`; options
-    of the method go beside them (`start_layer=1`). `backward` says what operations pass back, by
+    `model` is a torch module, a transformers pipeline, or what `relmap.load` returns. Given are the
+    forward's own arguments (a processor's dict works), or `image=`, `text=`, `audio=`; options of
+    the method go beside them (`start_layer=1`). An argument whose name is taken (`target`, say)
+    goes into a dictionary, `inputs={"target": ...}`. `backward` says what operations pass back, by
     name ("reslrp:gamma=3") or as `relmap.backwards.deep_taylor()`; None is the method's own.
     `method` takes options that way, too ("wra:weights=equal,backward=libra"). Without either,
     `genatt` is computed with `libra`; a network with an operation that `libra` has no rule for is
@@ -66,35 +70,60 @@ def explain(
         >>> relmap.explain(network, src=torch.randn(2, 5, 8), target=read).scores["src"].shape
         torch.Size([2, 5])
     """
+    named: Mapping[str, Any] = inputs if isinstance(inputs, Mapping) else {}
+    if inputs is not None and not isinstance(inputs, Mapping):
+        given["inputs"] = inputs  # the forward has an argument of this name
     if method is None and backward is None:
-        return _by_default(model, target, inputs)
-    asked = read_request(model, method or DEFAULT_METHOD, inputs, backward)
+        asked = read_request(model, DEFAULT_METHOD, given, DEFAULT_BACKWARD, named)
+        return _by_default(asked, target)
+    asked = read_request(model, method or DEFAULT_METHOD, given, backward, named)
     (found,) = explain_each(asked, [target])
     return found
 
 
-def _by_default(model: Any, target: Any, inputs: Mapping[str, Any]) -> Attribution:
-    """The default method and backward, or without the latter where it does not fit the network."""
+def _by_default(asked: Request, target: Any) -> Attribution:
+    """The default method and backward, or without the latter where it does not fit the network.
 
-    def found(backward: str | None) -> Attribution:
-        return explain_each(read_request(model, DEFAULT_METHOD, inputs, backward), [target])[0]
-
-    try:
-        result = found(DEFAULT_BACKWARD)
-    except TraceError as error:
-        result = found(None)
+    Whether it does is found out once for a network and inputs of the same names and shapes.
+    """
+    known = _KNOWN.setdefault(asked.model.network, {})
+    shapes = _shapes(asked.arguments)
+    plainly = replace(asked, backward=choose_backward(asked.entry, None))
+    result: Attribution | None = None
+    if known.get(shapes) is None:
+        try:
+            result = explain_each(asked, [target])[0]
+        except TraceError as error:
+            known[shapes] = str(error)
+    if result is None:
+        (result,) = explain_each(plainly, [target])
         warnings.warn(
             f"explained by {DEFAULT_METHOD} with the plain gradient, since {DEFAULT_BACKWARD} does "
-            f"not go through this network ({error}); method={DEFAULT_METHOD!r} says that you want "
-            "it so",
+            f"not go through this network ({known[shapes]}); method={DEFAULT_METHOD!r} says that "
+            "you want it so",
             stacklevel=3,
         )
         return result
-    if result.meta["explained_attentions"] < result.meta["attentions"]:
+    hidden = result.meta["explained_attentions"] < result.meta["attentions"]
+    if hidden and shapes not in known:
         # Attention that acts through the scores of another one only is hidden where softmax is
         # taken for constant. The plain gradient sees it, and refuses such a network.
-        found(None)
+        explain_each(plainly, [target])
+        known[shapes] = None
     return result
+
+
+_KNOWN: WeakKeyDictionary[nn.Module, dict[Hashable, str | None]] = WeakKeyDictionary()
+"""Of networks and shapes of inputs: why the default backward does not fit; None where it does."""
+
+
+def _shapes(arguments: Mapping[str, Any]) -> Hashable:
+    return tuple(
+        (name, tuple(value.shape), value.dtype)
+        if isinstance(value, Tensor)
+        else (name, repr(value))
+        for name, value in sorted(arguments.items())
+    )
 
 
 def compare(
@@ -104,15 +133,16 @@ def compare(
     backward: str | None = None,
     target: Any = None,
     progress: Callable[[str], None] | None = None,
-    **inputs: Any,
+    inputs: Any = None,
+    **given: Any,
 ) -> Comparison:
     """The same prediction explained by several methods, by all of them if none are named.
 
     All of them are the default of `relmap.explain` and every method with its own backward.
 
-    `backward`, `target` and `inputs` are those of `relmap.explain`; a method takes options behind
-    its name, "wra:weights=equal", and keeps its defaults without. `progress` is called with the
-    name of each method before it runs.
+    `backward`, `target`, `inputs` and what is given are those of `relmap.explain`; a method takes
+    options behind its name, "wra:weights=equal", and keeps its defaults without. `progress` is
+    called with the name of each method before it runs.
 
     Raises:
         InputError: There is no such method, or none of them can explain the model.
@@ -127,13 +157,15 @@ def compare(
     """
     listed = [methods] if isinstance(methods, str) else list(methods or ())
     names = [_canonical(name) for name in listed] or all_methods(backward)
+    if inputs is not None:
+        given["inputs"] = inputs
     found: dict[str, Attribution] = {}
     refused: dict[str, str] = {}
     for name in names:
         if progress is not None:
             progress(name)
         try:
-            found[name] = explain(model, target=target, method=name, backward=backward, **inputs)
+            found[name] = explain(model, target=target, method=name, backward=backward, **given)
         except RelmapError as error:
             refused[name] = str(error)
     if not found:

@@ -1,11 +1,13 @@
 """explain from end to end: loaded models, friendly inputs, the command line, pictures, results."""
 
 import json
+import warnings
 
 import pytest
 import torch
 from PIL import Image
 from tiny import folders as tiny
+from torch import nn
 from typer.testing import CliRunner
 
 import relmap
@@ -168,3 +170,62 @@ def test_a_network_without_rules_is_explained_by_the_plain_gradient_and_told():
     assert found.meta["backward"] == "gradient"
     with pytest.raises(TraceError, match="sin"):  # what was asked for is not replaced
         relmap.explain(network, x=SMALL, target=first, backward=DEFAULT_BACKWARD)
+
+
+class Counting(nn.Module):
+    """Counts its forward passes; its arguments have the names of what `explain` takes."""
+
+    def __init__(self, activate):
+        super().__init__()
+        torch.manual_seed(0)
+        self.block = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+        self.head, self.activate, self.passes = nn.Linear(8, 3), activate, []
+
+    def forward(self, target, method=None, inputs=None):
+        self.passes.append(1)
+        x = target if method is None else target + method
+        x = x if inputs is None else x + inputs
+        return self.head(self.activate(self.block(x))[:, 0])
+
+
+def test_arguments_with_names_that_are_taken_go_into_a_dictionary():
+    network, x = Counting(torch.tanh).eval(), torch.randn(2, 5, 8)
+    result = relmap.explain(network, target=1, method="genatt", inputs={"target": x, "method": x})
+    assert list(result.scores) == ["target"]
+    assert result.meta["method"] == "genatt"
+    plain = relmap.explain(network, target=1, method="genatt", inputs={"target": 2 * x})
+    torch.testing.assert_close(plain.scores["target"], result.scores["target"])
+    both = relmap.explain(network, target=1, method="genatt", inputs={"target": x, "inputs": x})
+    torch.testing.assert_close(both.scores["target"], result.scores["target"])
+    found = relmap.compare(network, ["genatt"], target=1, inputs={"target": x, "method": x})
+    torch.testing.assert_close(found.found["genatt"].scores, result.scores)
+    with pytest.raises(relmap.InputError, match="'tarket' in inputs= is no input"):
+        relmap.explain(network, target=1, inputs={"tarket": x})
+
+
+def test_an_argument_called_inputs_is_given_as_every_other():
+    class Plain(Counting):
+        def forward(self, inputs):
+            return super().forward(inputs)
+
+    network, x = Plain(torch.tanh).eval(), torch.randn(2, 5, 8)
+    result = relmap.explain(network, inputs=x, target=1)
+    named = relmap.explain(network, inputs={"inputs": x}, target=1)
+    torch.testing.assert_close(result.scores, named.scores)
+
+
+def test_what_the_default_cannot_do_is_found_out_once():
+    network, x = Counting(torch.sin).eval(), torch.randn(2, 5, 8)  # libra has no rule for a sine
+    inputs = {"target": x}
+    with pytest.warns(UserWarning, match="does not go through"):
+        first = relmap.explain(network, target=1, inputs=inputs)
+    before = len(network.passes)
+    with pytest.warns(UserWarning, match="does not go through"):
+        second = relmap.explain(network, target=1, inputs=inputs)
+    assert len(network.passes) == before + 1
+    torch.testing.assert_close(first.scores, second.scores)
+    network.activate = torch.tanh  # other shapes are asked again, and go through now
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        third = relmap.explain(network, target=1, inputs={"target": x[:, :3]})
+    assert third.meta["backward"] == "libra"

@@ -12,6 +12,7 @@ import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -91,7 +92,8 @@ def _check_enough(network: nn.Module, given: Mapping[str, Any], ready: Mapping[s
     """
     found = {kind: _argument(network, kind) for kind in _ARGUMENTS}
     missing = [kind for kind, name in found.items() if name is not None and name not in ready]
-    if not missing or network.training:
+    known = _ENOUGH.setdefault(network, set())
+    if not missing or network.training or frozenset(ready) in known:
         return
     sizes = {len(one) for one in ready.values() if isinstance(one, Tensor) and one.ndim > 0}
     first = {
@@ -108,6 +110,11 @@ def _check_enough(network: nn.Module, given: Mapping[str, Any], ready: Mapping[s
             f"{' and '.join(f'{kind}=' for kind in missing)} as well. (It says: "
             f"{(str(error).strip() or type(error).__name__).splitlines()[0]})"
         ) from error
+    known.add(frozenset(ready))
+
+
+_ENOUGH: WeakKeyDictionary[nn.Module, set[frozenset[str]]] = WeakKeyDictionary()
+"""Which arguments a network could be run on; asked once for each set of them."""
 
 
 def _kinds(network: nn.Module, parts: Parts, given: Mapping[str, Any]) -> dict[str, Any]:

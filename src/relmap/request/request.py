@@ -75,11 +75,13 @@ class Followed:
 
 
 def read_request(
-    model: Any, method: str, inputs: Mapping[str, Any], backward: str | Backward | None = None
-) -> Request:
+    model: Any, method: str, inputs: Mapping[str, Any], backward: str | Backward | None = None,
+    named: Mapping[str, Any] | None = None,
+) -> Request:  # fmt: skip
     """Tell the inputs of a model from the options of a method, and make both ready.
 
-    The method may bring options and its backward along, as "wra:weights=equal,backward=libra".
+    `named` are inputs for sure, whatever else has their names. The method may bring options and its
+    backward along, as "wra:weights=equal,backward=libra".
 
     Raises:
         InputError: an input, option or name cannot be used; the message says what can.
@@ -89,6 +91,7 @@ def read_request(
     entry, written = METHODS.read(method, ("backward",))
     chosen = choose_backward(entry, _only("backward", backward, written.pop("backward", None)))
     given, options = _separate(described, entry.name, inputs)
+    given = _with_named(described, given, named or {})
     options = {
         name: _only(name, options.get(name), written.get(name)) for name in (*options, *written)
     }
@@ -195,6 +198,19 @@ def _separate(
                 + _known(forward, friendly, options)
             )
     return given, entry.now_called(chosen)
+
+
+def _with_named(model: Model, given: dict[str, Any], named: Mapping[str, Any]) -> dict[str, Any]:
+    """Inputs, and those that were given by name in a dictionary."""
+    for name in named:
+        if name in given:
+            raise InputError(f"{name!r} is given twice, once of it in inputs=")
+    forward = forward_names(model.network)
+    wrong = [name for name in named if name not in (*forward, *FRIENDLY)]
+    if wrong and not _takes_any(model):
+        known = _known(forward, list(FRIENDLY), {})
+        raise InputError(f"{wrong[0]!r} in inputs= is no input of {model.name}: {known}")
+    return {**given, **named}
 
 
 def _known(forward: tuple[str, ...], friendly: list[str], options: Mapping[str, Any]) -> str:
