@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from relmap._torch_private import unwatched
 from relmap.errors import TraceError
 from relmap.trace.recorder import Recorder
-from relmap.trace.spellings import spell
+from relmap.trace.spellings import Spelling, spell
 from relmap.trace.tags import Constant, Pair, Tokens
 
 BackwardRule = Callable[["Operation"], Any]
@@ -170,7 +171,12 @@ class Operation:
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
         """One argument by its name, or by its place in a function that has no such name."""
-        return spell(self.function, self.args, self.kwargs).argument(position, name, default)
+        return self.spelling.argument(position, name, default)
+
+    @cached_property
+    def spelling(self) -> Spelling:
+        """The arguments by their names in the function's signature."""
+        return spell(self.function, self.args, self.kwargs)
 
     def carrying(self) -> list[Tensor]:
         """The operands into which something flows back, each once.
