@@ -232,3 +232,16 @@ def test_half_precision_gives_single_precision_scores_close_to_the_truth(method)
     scores, truth = found.scores["pixel_values"], wanted.scores["pixel_values"]
     assert scores.dtype == torch.float32
     assert float((scores - truth).norm() / truth.norm()) < 0.25
+
+
+def test_a_recorded_graph_keeps_nothing_of_autograd():
+    layer = nn.TransformerEncoderLayer(8, 2, batch_first=True)
+    network = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False)
+    graph = relmap.record(network, src=torch.randn(1, 5, 8))
+    assert len(graph.attentions) == 2
+    activations = [call.output for call in graph.attentions]
+    for state in graph.states:
+        activations += [state.stream, state.residual, state.branch]
+    known = [activation for activation in activations if activation is not None]
+    assert len(known) > 6
+    assert all(activation.edge is None for activation in known)

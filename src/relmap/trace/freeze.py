@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import Any, cast
 
 import torch
@@ -27,7 +27,7 @@ def record(network: nn.Module, **inputs: Any) -> TokenGraph:
     """Record one forward pass and return its token graph.
 
     Arguments are the forward's own. Use it to look at what relmap saw; to explain a prediction use
-    `relmap.explain`, which records by itself.
+    `relmap.explain`, which records by itself. Of autograd's graph nothing is kept.
 
     Raises:
         TraceError: the network has no attention, or mixes tokens in a way relmap does not know.
@@ -39,7 +39,23 @@ def record(network: nn.Module, **inputs: Any) -> TokenGraph:
         1
     """
     with recording(network, inputs, keep_values=False) as recorded:
-        return build_graph(recorded, output_tensors(recorded.output))
+        return _without_autograd(build_graph(recorded, output_tensors(recorded.output)))
+
+
+def _without_autograd(value: Any) -> Any:
+    """The same graph without the edges to autograd's nodes, which hold all that they saved."""
+    if isinstance(value, tuple | list):
+        parts = [_without_autograd(part) for part in value]
+        same = all(new is old for new, old in zip(parts, value, strict=True))
+        return value if same else type(value)(parts)
+    if not is_dataclass(value) or isinstance(value, type):
+        return value
+    held = {field.name: getattr(value, field.name) for field in fields(value) if field.init}
+    kept = {name: _without_autograd(part) for name, part in held.items()}
+    if isinstance(value, Activation):
+        kept["edge"] = None
+    changed = {name: part for name, part in kept.items() if part is not held[name]}
+    return replace(value, **changed) if changed else value
 
 
 def build_graph(
