@@ -30,6 +30,8 @@ LOCAL_HOSTS = frozenset({"", "127.0.0.1", "::1", "localhost"})
 
 # tests/vision needs timm and open_clip, which have an environment of their own (see the Makefile).
 collect_ignore = [] if importlib.util.find_spec("timm") else ["vision"]
+# Packages of strangers are imported where they are installed, and register nothing here.
+collect_ignore += ["plugins"]
 
 
 class NetworkForbidden(RuntimeError):

@@ -76,7 +76,9 @@ LAYER_INPUTS = {
     "Qwen3-MoE", "Qwen3MoeForCausalLM", attentions=2, num_experts=3, head_dim=8, **EXPERTS
 )
 @architecture("Ministral", "MinistralForCausalLM", attentions=2, head_dim=8, sliding_window=4)
-@architecture("DiffLlama", "DiffLlamaForCausalLM", attentions=4, num_key_value_heads=2)
+@architecture(
+    "DiffLlama", "DiffLlamaForCausalLM", attentions=4, sdpa_mixers=2, num_key_value_heads=2
+)
 @architecture(
     "GPT-OSS",
     "GptOssForCausalLM",
