@@ -38,11 +38,11 @@ class Architecture:
     `attentions` counts the attentions that one forward executes: products of weights with values,
     not layers. `mixers` counts the parts that mix tokens by something else; attentions inside of
     them do not count. `sdpa_mixers` are parts that are mixers, instead, where a kernel multiplies
-    one map with values several times and shows none of it. `unread` says how many attentions the target does not depend on. `refused` is
-    a word of the reason why the model has no token graph; unless `sources` is False, methods that
-    read nothing but the tokens that enter explain it all the same. `approximate` marks a local
-    convolution or pooling between the tokens and their queries, keys or values; `local` marks one
-    elsewhere.
+    one map with values several times and shows none of it. `unread` says how many attentions the
+    target does not depend on. `refused` is a word of the reason why the model has no token graph;
+    unless `sources` is False, methods that read nothing but the tokens that enter explain it all
+    the same. `approximate` marks a local convolution or pooling between the tokens and their
+    queries, keys or values; `local` marks one elsewhere.
     """
 
     name: str
