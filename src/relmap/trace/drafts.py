@@ -208,8 +208,11 @@ class Notebook:
         """See a raw input as tokens: the given axes are features, all others number tokens."""
         axes = [axis % tensor.ndim for axis in features]
         positions = tag.labels.full()
+        none = positions.max() + 1  # constants beside the input have no place in it
+        positions = torch.where(positions < 0, none, positions)
         for axis in axes:
             positions = positions.amin(dim=axis, keepdim=True)
+        positions = torch.where(positions == none, -1, positions)
         if tag.state.tokens == positions.numel() and not is_floating(tensor):
             positions = tag.labels.values
         labels = Labels.number(tensor.shape, axes)

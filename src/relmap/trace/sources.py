@@ -31,7 +31,8 @@ def find_sources(
         names = tuple(sorted(state.names, key=lambda name: order[name]))
         report, beside = _with_learned(state, states, attentions)
         tokens = tokens_of_examples(examples[report.index], batch)
-        tokens, elements = _in_input_order(tokens, _elements(report, state, beside, tokens))
+        own = _own_numbers(draft, state)
+        tokens, elements = _in_input_order(tokens, _elements(report, state, beside, tokens, own))
         grid, cells = _grid(draft, state, batch)
         patches = None
         if grid is not None and cells is not None:
@@ -107,12 +108,26 @@ def _read_otherwise(
     return linked or any(state.index in (one.query_state, one.key_state) for one in attentions)
 
 
-def _elements(report: State, source: State, chain: list[State], tokens: Tensor) -> Tensor:
+def _own_numbers(draft: StateDraft, state: State) -> Tensor:
+    """The tokens of a source, counted where the input made them; -1 where a constant did.
+
+    A read-out token or padding put beside the raw input is no element of it.
+    """
+    places = draft.positions
+    if places is None or places.numel() != state.tokens:
+        return torch.arange(state.tokens)
+    made = places.flatten() >= 0
+    return torch.where(made, made.cumsum(0) - 1, -1)
+
+
+def _elements(
+    report: State, source: State, chain: list[State], tokens: Tensor, numbers: Tensor
+) -> Tensor:
     """Which of the source's own tokens each reported token is; -1 where no input made it."""
     made = _mapped(torch.arange(source.tokens), source, chain)
     own = torch.full((report.tokens,), -1)
     kept = made >= 0
-    own[made[kept]] = torch.arange(source.tokens)[kept]
+    own[made[kept]] = numbers[kept]
     return torch.where(tokens >= 0, own[tokens.clamp_min(0)], -1)
 
 
@@ -181,7 +196,7 @@ def _grid_of_positions(
     positions: Tensor, shape: tuple[int, ...], count: int
 ) -> tuple[tuple[int, ...] | None, Tensor | None]:
     """The grid of tokens cut out of an image by reshaping: where their first pixels lie."""
-    first = positions < math.prod(shape[1:])
+    first = (positions >= 0) & (positions < math.prod(shape[1:]))
     tokens = torch.nonzero(first).flatten()
     if len(tokens) != count:
         return None, None
