@@ -1,6 +1,7 @@
 """Perturbation tests and their kin, against literal loops and models whose truth is known."""
 
 import math
+import re
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from tiny.trials import (
 from torch import nn
 
 import relmap
+from relmap.errors import InputError
 from relmap.evaluation import Settings
 from relmap.evaluation.judging import judge
 from relmap.evaluation.plan import Plan
@@ -337,10 +339,22 @@ def test_what_a_measure_needs_is_said():
     plan = Plan((read_method("genatt"),), (read_metric("perturbation"),), Settings())
     rows = judge(model, list(enumerate(pictures(1))), plan)
     assert "has no label" in rows[0].error
-    for text, said in (("fill=remove", "does not fit image"), ("preset=nothing", "no preset")):
-        plan = Plan((read_method("genatt"),), (read_metric(f"perturbation:{text}"),), Settings())
-        rows = judge(model, list(enumerate(pictures(1, label=0))), plan)
-        assert said in rows[0].error
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ("fill=remove", "does not fit image"),
+        ("preset=nothing", "no preset"),
+        ("preset=chefer", "Did you mean 'chefer-vit'"),
+        ("measure=luck", "measure='luck' is not one of"),
+        ("unit=row", "unit='row' is not one of"),
+        ("source=text,fill=black", "does not fit text"),
+    ],
+)
+def test_what_names_nothing_is_said_before_anything_runs(options, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        read_metric(f"perturbation:{options}")
 
 
 def test_a_described_network_without_preprocessing_refuses_colours():
