@@ -169,6 +169,26 @@ def hooks_of(module: nn.Module) -> int:
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
 
 
+def compiled_from(module: nn.Module) -> nn.Module | None:
+    """The module that `torch.compile` made another of; None for one that it did not make.
+
+    The class has no public name; a torch that calls it otherwise leaves compiled modules to be
+    copied as they are.
+    """
+    if type(module).__name__ != "OptimizedModule":
+        return None
+    return dict(module.named_children()).get("_orig_mod")
+
+
+def registries_of(module: nn.Module) -> Iterator[str]:
+    """The attributes in which torch keeps parts and hooks of a module, as dictionaries."""
+    for name, value in vars(module).items():
+        if isinstance(value, dict) and (
+            name in ("_parameters", "_buffers", "_modules") or "_hooks" in name
+        ):
+            yield name
+
+
 # --- autograd's graph -----------------------------------------------------------------------------
 
 _LEAF_ORDER = 1 << 62

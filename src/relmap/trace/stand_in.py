@@ -18,6 +18,8 @@ from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
+from relmap._torch_private import compiled_from, registries_of
+
 __all__ = ["stand_in"]
 
 M = TypeVar("M", bound=nn.Module)
@@ -45,30 +47,22 @@ def stand_in(network: M) -> M:
     for key, module in originals.items():
         copies[key] = object.__new__(type(module))
     for key, module in originals.items():
-        inner = module._modules.get("_orig_mod")
-        if inner is not None and type(module).__name__ == "OptimizedModule":
+        inner = compiled_from(module)
+        if inner is not None:
             copies[key] = copies[id(inner)]
     aliases = {
         id(parameter): (parameter, _alias(parameter))
         for module in originals.values()
-        for parameter in module._parameters.values()
-        if parameter is not None
+        for parameter in module.parameters(recurse=False)
     }
     translate = _translation(copies, {key: alias for key, (_, alias) in aliases.items()})
     for key, module in originals.items():
         held = {name: translate(value) for name, value in vars(module).items()}
-        held |= {name: copy.copy(held[name]) for name in held if _is_registry(name, held[name])}
+        held |= {name: copy.copy(held[name]) for name in registries_of(module)}
         if type(copies[key]) is type(module):
             object.__setattr__(copies[key], "__dict__", held)
             held |= {"training": False, "_compiled_call_impl": None}
     return copies[id(network)]  # type: ignore[no-any-return]
-
-
-def _is_registry(name: str, value: Any) -> bool:
-    """Whether torch keeps parts or hooks of a module there, which a pass may change."""
-    return name in ("_parameters", "_buffers", "_modules") or (
-        "_hooks" in name and isinstance(value, dict)
-    )
 
 
 def _alias(parameter: nn.Parameter) -> Tensor:
