@@ -48,3 +48,26 @@ def test_every_link_leads_to_a_file(page):
     text = page.read_text(encoding="utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text) if "://" not in link]
     assert all((page.parent / link).exists() for link in links)
+
+
+def absent_paths(text: str) -> set[str]:
+    """Files and folders named in backticks that end no path of the repository."""
+    named = set(re.findall(r"`((?:[\w-]+/)*[\w-]+(?:\.py|/))`", text))
+    files = [file for room in ("src", "tests", "docs") for file in (ROOT / room).rglob("*.py")]
+    there = {f"/{file.relative_to(ROOT).as_posix()}" for file in files}
+    there |= {f"{path.rpartition('/')[0]}/" for path in there}
+    return {path for path in named if not any(known.endswith(f"/{path}") for known in there)}
+
+
+def test_a_path_that_is_gone_is_noticed():
+    assert absent_paths("`trace/graph.py`, `trace/`, `record/`, `trace/algebra.py`") == {
+        "record/",
+        "trace/algebra.py",
+    }
+
+
+@pytest.mark.parametrize(
+    "page", [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md"], ids=lambda page: page.stem
+)
+def test_every_path_that_is_named_is_there(page):
+    assert not absent_paths(page.read_text(encoding="utf-8"))

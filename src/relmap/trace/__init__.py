@@ -1,9 +1,10 @@
 """The recorder: watch one forward pass and draw its token graph.
 
 Read in this order: `labels` (which token every element belongs to), `tags` (what is known about a
-tensor), `calls` (one torch function), `rules` (the table from function to rule, each rule in the
-file of its kind), `recorder` (the mode that applies them), `passes` (the pass around it), `finish`
-(drafts become the graph). `tape`, `rerun` and `replay` run the network again, from any activation.
+tensor), `drafts` (the notebook of a pass), `calls` (one torch function), `operations` (the rules,
+one file for each kind of function), `table` (from function to rule), `recorder` (the mode that
+applies them), `tracing` (the pass around it), `freeze` (drafts become the graph). `replay` runs the
+network again, from any activation.
 """
 
 from relmap.trace.entrances import graph_of_sources
