@@ -87,7 +87,8 @@ BOTH_WAYS = [
 
 @pytest.mark.parametrize("name", BOTH_WAYS)
 def test_rows_pushed_down_equal_maps_carried_up(name):
-    built = build(name)
+    # The kernel multiplies DiffLlama's maps twice, which makes mixers of its attentions.
+    built = build(name, "eager" if name == "DiffLlama" else None)
     network = built.network.double()
     inputs = {
         key: value.double() if torch.is_tensor(value) and value.is_floating_point() else value
