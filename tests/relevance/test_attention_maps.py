@@ -33,7 +33,7 @@ class Reader(nn.Module):
             part(reads).unflatten(-1, (self.key_heads, WIDTH)).transpose(1, 2)
             for part in (self.key, self.value)
         )
-        self.seen = [part.detach() for part in (q, k, v)]
+        self.seen[:] = [part.detach() for part in (q, k, v)]  # a list that a stand-in shares
         output = functional.scaled_dot_product_attention(q, k, v, **self.settings)
         return output.transpose(1, 2).flatten(2)
 
